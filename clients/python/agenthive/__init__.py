@@ -1,0 +1,1 @@
+"""Agent Hive: the client, the worker SDK and the generated stubs."""

@@ -1,0 +1,1 @@
+"""The `hive` command line: what a person asks the control plane from a terminal."""

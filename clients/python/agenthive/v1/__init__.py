@@ -1,0 +1,1 @@
+"""Generated from protos/agenthive/v1 by `make gen`: edit the protos, never these files."""

@@ -1,0 +1,1 @@
+"""The event log: read by cursor, follow, wake the readers."""

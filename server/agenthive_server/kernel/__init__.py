@@ -1,0 +1,1 @@
+"""The domain: agents, tasks, leases, events and their verbs, in plain Python."""

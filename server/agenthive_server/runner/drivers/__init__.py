@@ -1,0 +1,1 @@
+"""The drivers: each starts and stops agents of one kind."""
