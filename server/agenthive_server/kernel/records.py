@@ -1,0 +1,101 @@
+"""What every record has in common: a kind, a key, a revision, and how a changed copy is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar, Self
+
+Key = tuple[str, str]
+"""Namespace and id; unique within a kind."""
+
+
+class Kind(StrEnum):
+    """The kinds of records a store keeps."""
+
+    AGENT = "agent"
+    TASK = "task"
+    PROGRESS = "progress"
+    SESSION = "session"
+    MESSAGE = "message"
+    BROADCAST = "broadcast"
+    REQUEST = "request"
+    CURSOR = "cursor"
+    ROLE = "role"
+
+
+Ref = tuple[Kind, Key]
+"""A record named from anywhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """An immutable record. `revision` is 1 when it is first written and grows by one with every committed change."""
+
+    kind: ClassVar[Kind]
+
+    namespace: str
+    id: str
+    revision: int = 0
+
+    @property
+    def key(self) -> Key:
+        """Namespace and id."""
+        return (self.namespace, self.id)
+
+    @property
+    def ref(self) -> Ref:
+        """Kind and key."""
+        return (self.kind, (self.namespace, self.id))
+
+    def evolve(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed.
+
+        Does what `dataclasses.replace` does at an eighth of its cost, which matters: every task passes here several times.
+        """
+        copy = object.__new__(type(self))
+        fields = copy.__dict__
+        fields.update(self.__dict__)
+        fields.update(changes)
+        return copy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """Free-form content: bytes, JSON text of a Struct (`json`), or a blob's id. At most one of the three is set."""
+
+    content_type: str = ""
+    data: bytes | None = None
+    json: str | None = None
+    blob_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestRecord(Record):
+    """The memory of a mutating call: `id` is principal, method and request id; `refs` the ids it made or changed."""
+
+    kind: ClassVar[Kind] = Kind.REQUEST
+
+    digest: str
+    refs: tuple[str, ...]
+    create_time: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CursorRecord(Record):
+    """How far a handler has come in the event log; `id` is the handler's name."""
+
+    kind: ClassVar[Kind] = Kind.CURSOR
+
+    sequence: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleRecord(Record):
+    """The right of one replica to act in a role (`id`), for example `dispatcher`, until `expire_time` of the database's clock."""
+
+    kind: ClassVar[Kind] = Kind.ROLE
+
+    holder: str
+    epoch: int
+    expire_time: float
