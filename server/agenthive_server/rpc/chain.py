@@ -1,0 +1,94 @@
+"""The order of interceptors, on one page.
+
+    CallId            a call id for logs and for the caller
+    AccessLog         counts and times every call
+    DeadlineCap       a deadline for every unary call, none beyond the longest allowed
+    ConcurrencyLimit  not more calls at once than the server can hold
+    IDENTIFY          plugins: who calls, and may they
+    ADMIT             plugins: whether the call is taken on now
+    OBSERVE           plugins: what it costs
+    (the method)
+
+A call runs through it downwards with `before` and upwards with `after`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from agenthive_server import telemetry
+from agenthive_server.plugin.api import Call, Interceptor, Outcome, Stage
+
+_log = logging.getLogger(__name__)
+
+Before = Callable[[Call], Awaitable[None] | None]
+After = Callable[[Call, Outcome], Awaitable[None] | None]
+
+
+class Entry(NamedTuple):
+    """An interceptor and where it comes from: `built in`, or the plugin's name."""
+
+    interceptor: Interceptor
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """An immutable chain: bound methods, outermost first; `afters[n]` is what to run when n were entered."""
+
+    entries: tuple[Entry, ...]
+    befores: tuple[Before, ...]
+    afters: tuple[tuple[After, ...], ...]
+
+    async def leave(self, call: Call, outcome: Outcome, entered: int) -> None:
+        """Run what was entered, innermost first. Errors are logged; a cancellation goes on when all have run."""
+        cancelled: asyncio.CancelledError | None = None
+        for after in self.afters[entered]:
+            try:
+                waits = after(call, outcome)
+                if waits is not None:
+                    await waits
+            except asyncio.CancelledError as error:
+                cancelled = error
+            except Exception:  # noqa: BLE001 - logged; a failing plugin cannot reach the call
+                name = getattr(after, "__qualname__", repr(after))
+                _log.exception("interceptor failed on the way out", extra={telemetry.INTERCEPTOR: name})
+        if cancelled is not None:
+            raise cancelled
+
+
+def build_chain(built_in: Iterable[Interceptor], plugins: Iterable[Entry] = ()) -> Chain:
+    """Return the chain: what is built in, then the plugins' by stage; within a stage in the order given."""
+    entries = (
+        *(Entry(interceptor, "built in") for interceptor in built_in),
+        *sorted(plugins, key=lambda entry: entry.interceptor.stage),
+    )
+    afters = tuple(entry.interceptor.after for entry in entries)
+    return Chain(
+        entries=entries,
+        befores=tuple(entry.interceptor.before for entry in entries),
+        afters=tuple(afters[:n][::-1] for n in range(len(afters) + 1)),
+    )
+
+
+EMPTY = build_chain(())
+
+
+class Switch:
+    """Holds the chain in effect. Setting `current` changes it for calls that begin afterwards."""
+
+    __slots__ = ("current",)
+
+    def __init__(self, current: Chain = EMPTY) -> None:
+        self.current = current
+
+
+def describe(chain: Chain) -> list[tuple[str, str, str]]:
+    """Return stage, name and source of each interceptor, outermost first, for `agenthived show-chain`."""
+    return [
+        (Stage(entry.interceptor.stage).name, type(entry.interceptor).__name__, entry.source) for entry in chain.entries
+    ]
