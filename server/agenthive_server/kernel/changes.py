@@ -15,10 +15,10 @@ MAX_ROWS = 1_024
 class ChangeSet:
     """Rows and events that stand or fall together.
 
-    `puts` holds records with their new revision: 1 means insert if the key is free, n means update if the stored revision
-    is n - 1. `deletes` holds records as they are; they are removed if the stored revision is theirs. `checks` holds
-    records that are not changed but must still have this revision (0: must not exist). `events` get their sequence when
-    the set is committed.
+    `puts` holds records with their new revision: 1 means insert if the key is free, n means update if the stored
+    revision is n - 1. `deletes` holds records as they are; they are removed if the stored revision is theirs. `checks`
+    holds records that are not changed but must still have this revision (0: must not exist). `events` get their
+    sequence when the set is committed.
     """
 
     puts: dict[Ref, Record] = field(default_factory=dict)
@@ -44,5 +44,12 @@ class Conflicted:
     refs: tuple[Ref, ...]
 
 
-Outcome = Committed | Conflicted
+@dataclass(slots=True, frozen=True)
+class Rejected:
+    """Nothing was written: the database refuses this data, and would again. `reason` is for the log."""
+
+    reason: str
+
+
+Outcome = Committed | Conflicted | Rejected
 COMMITTED = Committed()

@@ -1,0 +1,116 @@
+"""What can be asked of records besides their key: the columns of each kind, and how they are read from a record.
+
+Every store takes them from here, so that a condition means the same in all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+from agenthive_server.kernel.agents import Agent
+from agenthive_server.kernel.messages import Broadcast, Message
+from agenthive_server.kernel.ports import Query
+from agenthive_server.kernel.records import CursorRecord, Kind, Record, RequestRecord, RoleRecord
+from agenthive_server.kernel.sessions import Session
+from agenthive_server.kernel.tasks import TERMINAL, Progress, Task
+
+Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The columns of one kind beside namespace, id and revision.
+
+    `fixed` never change once the record exists; `changing` are written with every revision. `due_time` is the time from
+    which `Store.expired` counts: None while a record is not over. `newest_first`: pages go by (create_time, id)
+    backwards, else by id.
+    """
+
+    record: type[Record]
+    fixed: tuple[str, ...] = ()
+    fixed_values: Callable[[Any], Values] = lambda _: ()
+    changing: tuple[str, ...] = ()
+    changing_values: Callable[[Any], Values] = lambda _: ()
+    newest_first: bool = False
+
+    def facts(self, record: Record) -> dict[str, Any]:
+        """Return the columns of a record by name."""
+        facts = dict(zip(self.fixed, self.fixed_values(record), strict=True))
+        facts.update(zip(self.changing, self.changing_values(record), strict=True))
+        return facts
+
+    def sort_key(self, record: Record) -> tuple[float | str, str]:
+        """Return the place of a record in pages, as `Query.after` takes it."""
+        return (record.create_time, record.id) if self.newest_first else ("", record.id)  # type: ignore[attr-defined] # only kinds that have it
+
+
+def _task_changes(task: Task) -> Values:
+    lease = task.lease
+    over = (task.end_time or task.update_time) if task.state in TERMINAL else None
+    return (task.state, lease.agent_id if lease else "", over)
+
+
+SHAPES: Mapping[Kind, Shape] = {
+    Kind.AGENT: Shape(
+        record=Agent,
+        changing=("state", "role", "labels"),
+        changing_values=attrgetter("state", "spec.role", "spec.labels"),
+    ),
+    Kind.TASK: Shape(
+        record=Task,
+        fixed=("type", "role", "parent_task_id", "labels", "create_time"),
+        fixed_values=attrgetter("spec.type", "spec.role", "spec.parent_task_id", "spec.labels", "create_time"),
+        changing=("state", "agent_id", "due_time"),
+        changing_values=_task_changes,
+        newest_first=True,
+    ),
+    Kind.PROGRESS: Shape(record=Progress),
+    Kind.SESSION: Shape(record=Session, changing=("state", "labels"), changing_values=attrgetter("state", "labels")),
+    Kind.MESSAGE: Shape(
+        record=Message,
+        fixed=("agent_id", "create_time"),
+        fixed_values=attrgetter("agent_id", "create_time"),
+        changing=("state", "due_time"),
+        changing_values=attrgetter("state", "expire_time"),
+        newest_first=True,
+    ),
+    Kind.BROADCAST: Shape(
+        record=Broadcast,
+        fixed=("role", "create_time", "due_time"),
+        fixed_values=attrgetter("role", "create_time", "expire_time"),
+        newest_first=True,
+    ),
+    Kind.REQUEST: Shape(
+        record=RequestRecord,
+        fixed=("create_time", "due_time"),
+        fixed_values=attrgetter("create_time", "create_time"),
+        newest_first=True,
+    ),
+    Kind.CURSOR: Shape(record=CursorRecord),
+    Kind.ROLE: Shape(record=RoleRecord),
+}
+"""The columns of every kind. What is not a column of a kind is empty in all its records."""
+
+
+def conditions(query: Query) -> dict[str, str]:
+    """Return the conditions of a query that ask for one value of a column."""
+    asked = {
+        "role": query.role,
+        "parent_task_id": query.parent_task_id,
+        "type": query.type,
+        "agent_id": query.agent_id,
+    }
+    return {name: value for name, value in asked.items() if value}
+
+
+def matches(facts: Mapping[str, Any], query: Query) -> bool:
+    """Return whether a record with these columns meets a query's conditions (its namespace and place aside)."""
+    if query.states and facts.get("state", "") not in query.states:
+        return False
+    if any(facts.get(name, "") != value for name, value in conditions(query).items()):
+        return False
+    labels = facts.get("labels") or {}
+    return all(labels.get(name) == value for name, value in query.labels.items())
