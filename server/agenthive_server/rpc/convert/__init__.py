@@ -1,0 +1,1 @@
+"""Protobuf ↔ kernel records, one module per noun; the only place that knows both."""
