@@ -1,0 +1,331 @@
+"""One session on `WorkerService.Connect`, kept over any number of streams: the engine below workers and runners."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import grpc
+
+from agenthive.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    HiveError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ProtocolViolation,
+    SessionNotFound,
+    Unauthenticated,
+    Unavailable,
+    Unimplemented,
+    error_from_rpc,
+)
+from agenthive.outbox import Lease, Outbox, lease_of
+from agenthive.service_config import CHANNEL_OPTIONS, call_metadata, open_channel
+from agenthive.session_host import Host, Timing
+from agenthive.v1 import worker_service_pb2 as pb
+from agenthive.v1 import worker_service_pb2_grpc
+from agenthive.waiting import first_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Call = grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
+
+__all__ = ["Host", "Lease", "Session", "Timing", "lease_of"]
+
+_FATAL: Final = (
+    AlreadyExists,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Unauthenticated,
+    Unimplemented,
+)
+
+
+class Session:
+    """Many agents, one session. `run()` holds it; everything else may be called before, during and between streams.
+
+    Not thread-safe: call it in the event loop that runs it. After `run()` has returned a session is over.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        host: Host,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        token: str | None = None,
+        namespace: str = "default",
+        channel_options: Sequence[tuple[str, str | int]] = CHANNEL_OPTIONS,
+        timing: Timing | None = None,
+    ) -> None:
+        """Keep the settings; nothing is opened before `run()`."""
+        self.session_id = ""
+        self.connected = False
+        self._target = target
+        self._host = host
+        self._credentials = credentials
+        self._options = channel_options
+        self._metadata = call_metadata(namespace, token)
+        self._timing = timing or Timing()
+        self._backoff = self._timing.backoff
+        self._interval = 10.0
+        self._grace = 30.0
+        self._greeted = False
+        self._outbox = Outbox()
+        self._received = 0
+        self._heard: float | None = None
+        self._beat_due = False
+        self._draining = False
+        self._closing = False
+        self._over = False
+        self._wake = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    @property
+    def lost_for(self) -> float:
+        """Seconds since the server was last heard, zero while connected; before the first contact, since `run()`."""
+        return 0.0 if self.connected or self._heard is None else self._now() - self._heard
+
+    def send(self, item: pb.WorkerItem) -> None:
+        """Queue an item; it is repeated until the server has acknowledged it, across streams and, while its lease is
+        valid, across sessions.
+
+        Raises ValueError for an item of more than 3 MiB. Of output, the oldest is dropped when more than 8 MiB waits.
+        """
+        self._outbox.put(item)
+        self._wake.set()
+
+    def beat_now(self) -> None:
+        """Send a heartbeat at the next opportunity, instead of at the next interval."""
+        self._beat_due = True
+        self._wake.set()
+
+    def refused_item(self, refused: pb.ItemRefused) -> pb.WorkerItem | None:
+        """Return the item a refusal is about, or None when it is not known any more. Ask inside `Host.control`."""
+        return self._outbox.find(refused.frame_number, refused.item_index)
+
+    async def run(self) -> None:
+        """Connect, and connect again with growing waits, until `close()` or the server's Goodbye; then return.
+
+        Raises SessionFenced when a newer session has taken over, ProtocolViolation, any other HiveError that
+        repeating would not cure, and what the host raises. Cancelled, it breaks the stream without a word: leases
+        outlive that by the grace.
+        """
+        self._heard = self._now()
+        try:
+            await first_of(self._stay_connected(), self._watch_contact())
+        finally:
+            self.connected = False
+            self._ended.set()
+            self._settled.set()
+
+    async def drain(self) -> None:
+        """Say that nothing new is wanted, and return; `run()` returns after the server's Goodbye."""
+        if not self._draining:
+            self._draining = True
+            self.send(pb.WorkerItem(drain=pb.Drain()))
+
+    async def flushed(self) -> None:
+        """Wait until everything sent so far is acknowledged. Raises Unavailable when the session ends before that."""
+        serial = self._outbox.last_serial
+        while not self._outbox.settled(serial):
+            if self._ended.is_set():
+                raise Unavailable("the session ended with items that were not acknowledged")
+            await self._news()
+
+    async def close(self, reason: str = "") -> None:
+        """Say goodbye, wait at most `close_timeout` seconds for the server to have heard it, and end `run()`.
+
+        What is still held goes back to the queue. Cancelled, it ends `run()` all the same.
+        """
+        if not self._closing:
+            self._closing = True
+            self.send(pb.WorkerItem(goodbye=pb.Goodbye(reason=reason)))
+        try:
+            with suppress(TimeoutError, Unavailable):
+                if self.session_id and not self._ended.is_set():
+                    async with asyncio.timeout(self._timing.close_timeout):
+                        await self.flushed()
+        finally:
+            self._stop.set()
+
+    # -- streams, one after the other
+
+    async def _stay_connected(self) -> None:
+        while not (self._over or self._stop.is_set()):
+            try:
+                delay = await self._one_stream()
+            except SessionNotFound:
+                if self._closing:
+                    return
+                if not self.session_id:
+                    raise
+                self.session_id, delay = "", 0.0
+            except HiveError as error:
+                if isinstance(error, _FATAL) or error.reason == "MESSAGE_TOO_LARGE":
+                    raise
+                delay = error.retry_after if error.retry_after is not None else self._backoff.next()
+            finally:
+                self.connected = False
+            if not self._over:
+                await self._pause(delay)
+
+    async def _one_stream(self) -> float:
+        """Hold one stream to its end; return how long to wait before the next."""
+        # A channel of its own: "go on elsewhere" must not end at the same connection again.
+        async with open_channel(self._target, self._credentials, self._options) as channel:
+            call = worker_service_pb2_grpc.WorkerServiceStub(channel).Connect(metadata=self._metadata)
+            try:
+                return await first_of(self._converse(call), self._stopped())
+            except grpc.aio.AioRpcError as error:
+                raise error_from_rpc(error) from error
+            finally:
+                call.cancel()
+
+    async def _converse(self, call: Call) -> float:
+        first = await self._greet(call)
+        return await first_of(self._read(call, first), self._write(call), self._beat())
+
+    async def _greet(self, call: Call) -> pb.ConnectResponse:
+        hello = pb.Hello()
+        hello.CopyFrom(self._host.hello())
+        hello.session_id = self.session_id
+        hello.acknowledged_frame = self._received if self.session_id else 0
+        named = {Lease(each.task_id, each.lease_epoch) for each in hello.leases}
+        for lease in sorted(self._outbox.ended_leases() - named):
+            hello.leases.add(task_id=lease.task_id, lease_epoch=lease.epoch)
+        try:
+            async with asyncio.timeout(self._timing.welcome_timeout):
+                await _wrote(call, pb.ConnectRequest(items=[pb.WorkerItem(hello=hello)]))
+                response = await _response(call)
+        except TimeoutError:
+            raise Unavailable("no Welcome in time") from None
+        if response is None:
+            raise Unavailable("the stream ended before the Welcome")
+        if not response.items or not response.items[0].HasField("welcome"):
+            raise ProtocolViolation("the first item of the server is not a Welcome")
+        await self._welcomed(response.items[0].welcome)
+        return response
+
+    async def _welcomed(self, welcome: pb.Welcome) -> None:
+        timing = self._timing
+        self._interval = timing.heartbeat_interval or welcome.heartbeat_interval.ToNanoseconds() / 1e9 or 10.0
+        self._grace = timing.reconnect_grace or welcome.reconnect_grace.ToNanoseconds() / 1e9 or 30.0
+        if welcome.resumed:
+            self._outbox.resume(welcome.acknowledged_frame)
+        else:
+            self._received = 0
+            self._outbox.restart({Lease(each.task_id, each.lease_epoch) for each in welcome.valid_leases})
+        self.session_id = welcome.session_id
+        self.connected = self._greeted = True
+        self._heard = self._now()
+        self._settled.set()
+        await self._host.welcome(welcome)
+        if self._draining and not welcome.resumed:
+            self.send(pb.WorkerItem(drain=pb.Drain()))
+
+    # -- one stream
+
+    async def _read(self, call: Call, first: pb.ConnectResponse) -> float:
+        response: pb.ConnectResponse | None = first
+        while response is not None:
+            self._heard = self._now()
+            delay = await self._deal_with(response)
+            self._received = max(self._received, response.frame_number)
+            if response is not first:
+                self._backoff.reset()
+            self._outbox.acknowledge(response.acknowledged_frame)
+            self._settled.set()
+            if delay is not None:
+                return delay
+            response = await _response(call)
+        if self._closing:
+            self._over = True
+        return self._backoff.next()
+
+    async def _deal_with(self, response: pb.ConnectResponse) -> float | None:
+        """Pass the items on; return a wait when one of them ends the stream."""
+        for item in response.items:
+            kind = item.WhichOneof("item")
+            if kind == "reconnect":
+                self._backoff.reset()
+                return item.reconnect.delay.ToNanoseconds() / 1e9
+            if kind != "welcome":
+                await self._host.control(item)
+            if kind == "goodbye":
+                self._over = True
+                return 0.0
+        return None
+
+    async def _write(self, call: Call) -> float:
+        while True:
+            self._wake.clear()
+            if self._beat_due:
+                self._beat_due = False
+                self._outbox.put(pb.WorkerItem(heartbeat=self._host.heartbeat()))
+            frame = self._outbox.next_frame(self._received)
+            if frame is None:
+                await self._wake.wait()
+            elif not await _wrote(call, frame):
+                await asyncio.Event().wait()  # the call is over; the reader learns why
+
+    async def _beat(self) -> float:
+        while True:
+            await asyncio.sleep(self._interval)
+            if self._now() - (self._heard or 0.0) >= self._timing.silent_intervals * self._interval:
+                return 0.0  # a server that does not answer heartbeats: break the stream and connect again
+            self.beat_now()
+
+    # -- waiting
+
+    async def _watch_contact(self) -> None:
+        while not self._greeted:  # nothing is held before the first Welcome
+            await self._news()
+        while True:
+            heard = self._heard
+            silence = self._now() - (heard or 0.0)
+            if silence < self._grace:
+                await asyncio.sleep(self._grace - silence)
+                continue
+            await self._host.contact_lost(silence)
+            while self._heard == heard:
+                await self._news()
+
+    async def _news(self) -> None:
+        self._settled.clear()
+        await self._settled.wait()
+
+    async def _stopped(self) -> float:
+        await self._stop.wait()
+        return 0.0
+
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
+
+    def _now(self) -> float:
+        return self._timing.clock() if self._timing.clock else asyncio.get_running_loop().time()
+
+
+async def _wrote(call: Call, frame: pb.ConnectRequest) -> bool:
+    """Write a frame; False when the call is over, which only the reader may explain."""
+    try:
+        await call.write(frame)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        return False
+    return True
+
+
+async def _response(call: Call) -> pb.ConnectResponse | None:
+    """Read a frame; None at the end of the stream. Raises AioRpcError when it broke."""
+    response = await call.read()
+    return response if isinstance(response, pb.ConnectResponse) else None
