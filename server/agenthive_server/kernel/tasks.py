@@ -203,6 +203,8 @@ class Task(Record):
     # Leases lost in a row without progress.
     lost_leases: int = 0
     lease_epoch: int = 0
+    # The last lease epoch whose end its worker reported itself; that report repeated is acknowledged again.
+    reported_epoch: int = 0
     lease: Lease | None = None
     attempts: tuple[Attempt, ...] = ()
     # Agents it is not offered to before a time.

@@ -1,0 +1,235 @@
+"""The one path of every change: read from memory, decide in pure code, commit by compare-and-set."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from .agents import Agent
+from .changes import ChangeSet, Committed, Conflicted, Outcome, Rejected
+from .errors import BadRequest, Conflict, KernelError, agent_not_found, task_not_found
+from .events import Event
+from .memory import ALWAYS_COMPLETE, Memory
+from .messages import Message
+from .ports import Store
+from .records import Key, Kind, Record, Ref, RequestRecord
+from .sessions import Session
+from .tasks import Progress, Task
+
+T = TypeVar("T")
+R = TypeVar("R", bound=Record)
+
+MAX_TRIES = 64
+"""Conflicts after which a verb gives up; its deadline usually comes first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """Who makes a mutating call, and what makes its repeat harmless. `digest` is the hash of the request."""
+
+    namespace: str
+    principal: str = ""
+    method: str = ""
+    request_id: str = ""
+    digest: str = ""
+
+
+class NotLoaded(Exception):
+    """A decision asked for records that are not in memory; they are read and it is made again."""
+
+    def __init__(self, refs: Sequence[Ref]) -> None:
+        super().__init__(refs)
+        self.refs = refs
+
+
+class View:
+    """What one decision sees and what it wants changed.
+
+    Reading notes which changes in flight the decision rests on; writing collects a change set. A decision is run again after a
+    conflict, so it must do nothing but read and write here.
+    """
+
+    __slots__ = ("_extra", "_memory", "_rests_on", "changes")
+
+    def __init__(self, memory: Memory, extra: dict[Ref, Record | None]) -> None:
+        self._memory = memory
+        self._extra = extra
+        self._rests_on: list[asyncio.Future[object]] = []
+        self.changes = ChangeSet()
+
+    def peek(self, ref: Ref) -> Record | None:
+        """Return a record as far as it is known without reading the store."""
+        found = self.changes.puts.get(ref)
+        if found is not None:
+            return found
+        found = self._memory.latest(ref)
+        flight = self._memory.flight(ref)
+        if flight is not None and flight.future is not None:
+            self._rests_on.append(flight.future)
+        elif found is None:
+            found = self._extra.get(ref)
+        return None if found is None or ref in self.changes.deletes else found
+
+    def find(self, ref: Ref) -> Record | None:
+        """Return a record or None if it does not exist; raises `NotLoaded` when that is not known yet."""
+        found = self.peek(ref)
+        if found is None and ref[0] not in ALWAYS_COMPLETE and ref not in self._extra:
+            flight = self._memory.flight(ref)
+            if flight is None:
+                raise NotLoaded((ref,))
+        return found
+
+    def task(self, namespace: str, task_id: str) -> Task:
+        """Return a task; raises `NotFound`."""
+        found = self.find((Kind.TASK, (namespace, task_id)))
+        if found is None:
+            raise task_not_found(task_id)
+        return cast(Task, found)
+
+    def agent(self, namespace: str, agent_id: str) -> Agent:
+        """Return an agent; raises `NotFound`."""
+        found = self.find((Kind.AGENT, (namespace, agent_id)))
+        if found is None:
+            raise agent_not_found(agent_id)
+        return cast(Agent, found)
+
+    def find_agent(self, key: Key) -> Agent | None:
+        """Return an agent or None."""
+        return cast("Agent | None", self.find((Kind.AGENT, key)))
+
+    def find_session(self, key: Key) -> Session | None:
+        """Return a session or None."""
+        return cast("Session | None", self.find((Kind.SESSION, key)))
+
+    def find_progress(self, key: Key) -> Progress | None:
+        """Return a task's progress or None."""
+        return cast("Progress | None", self.find((Kind.PROGRESS, key)))
+
+    def find_message(self, key: Key) -> Message | None:
+        """Return a message or None."""
+        return cast("Message | None", self.find((Kind.MESSAGE, key)))
+
+    def put(self, record: R, *facts: Event) -> R:
+        """Write a record, with the facts that tell of it; returns it with its new revision."""
+        ref = record.ref
+        staged = self.changes.puts.get(ref)
+        revision = staged.revision if staged is not None else record.revision + 1
+        if record.revision != revision:
+            record = record.evolve(revision=revision)
+        self.changes.puts[ref] = record
+        self.changes.checks.pop(ref, None)
+        self.changes.events.extend(facts)
+        return record
+
+    def delete(self, record: Record) -> None:
+        """Remove a record."""
+        self.changes.puts.pop(record.ref, None)
+        self.changes.deletes[record.ref] = record
+
+    def check(self, record: Record) -> None:
+        """Let the change stand only if this record is then still as it is now."""
+        ref = record.ref
+        if ref not in self.changes.puts and ref not in self.changes.deletes:
+            self.changes.checks[ref] = record.revision
+
+    def emit(self, *facts: Event) -> None:
+        """Add facts."""
+        self.changes.events.extend(facts)
+
+    async def settled(self) -> bool:
+        """Wait until the outcome of everything the decision rests on is known; False when any of it failed."""
+        for future in self._rests_on:
+            try:
+                outcome = await asyncio.shield(future)
+            except KernelError:
+                return False
+            if not isinstance(outcome, Committed):
+                return False
+        return True
+
+
+Submit = Callable[[ChangeSet], "asyncio.Future[Outcome]"]
+
+
+class Decisions:
+    """Runs decisions to their end."""
+
+    def __init__(self, memory: Memory, store: Store, submit: Submit) -> None:
+        self.memory = memory
+        self._store = store
+        self._submit = submit
+
+    async def run(self, decide: Callable[[View], T]) -> T:
+        """Decide, commit, and return what the decision answered, once everything it rests on is durable.
+
+        Raises what the decision raises; `Conflict` after many collisions; `StoreUnavailable` and `Overloaded` when it could
+        not be committed. Cancelling the caller does not take back a change set in flight.
+        """
+        extra: dict[Ref, Record | None] = {}
+        for _ in range(MAX_TRIES):
+            view = View(self.memory, extra)
+            try:
+                answer = decide(view)
+            except NotLoaded as missing:
+                await self._read(missing.refs, extra)
+                continue
+            except KernelError:
+                if await view.settled():
+                    raise
+                continue
+            if view.changes.empty:
+                if await view.settled():
+                    return answer
+                continue
+            outcome = await self.commit(view.changes)
+            if isinstance(outcome, Conflicted):
+                await self._read(outcome.refs, extra)
+                continue
+            if isinstance(outcome, Rejected):
+                raise BadRequest("the store refuses this data, probably for its size", metadata={"why": outcome.reason})
+            return answer
+        raise Conflict("the change kept colliding with others; repeat it", retry_after=0.1)
+
+    def commit(self, changes: ChangeSet) -> asyncio.Future[Outcome]:
+        """Submit a change set and make it the latest state at once."""
+        future = self._submit(changes)
+        self.memory.apply(changes, cast("asyncio.Future[object]", future))
+        return future
+
+    async def refresh(self, refs: Sequence[Ref]) -> None:
+        """Read records anew that turned out to be out of date."""
+        await self._read(refs, {})
+
+    async def _read(self, refs: Sequence[Ref], extra: dict[Ref, Record | None]) -> None:
+        by_kind: dict[Kind, list[Key]] = {}
+        for kind, key in refs:
+            by_kind.setdefault(kind, []).append(key)
+        for kind, keys in by_kind.items():
+            for key, record in zip(keys, await self._store.get(kind, keys), strict=True):
+                extra[kind, key] = record
+                self.memory.learn((kind, key), record)
+
+
+def recall(view: View, caller: Caller) -> RequestRecord | None:
+    """Return the memory of an earlier call with this request id, or None; raises `BadRequest` if it was another request."""
+    if not caller.request_id:
+        return None
+    known = cast("RequestRecord | None", view.peek(_request_ref(caller)))
+    if known is not None and known.digest != caller.digest:
+        raise BadRequest(
+            "this request_id was used before for a different request", reason="REQUEST_ID_REUSED", field="request_id"
+        )
+    return known
+
+
+def remember(view: View, caller: Caller, refs: Sequence[str], now: float) -> None:
+    """Write the memory of this call into its own change set, if it has a request id and changes anything."""
+    if caller.request_id:
+        namespace, key = _request_ref(caller)[1]
+        view.put(RequestRecord(namespace=namespace, id=key, digest=caller.digest, refs=tuple(refs), create_time=now))
+
+
+def _request_ref(caller: Caller) -> Ref:
+    return (Kind.REQUEST, (caller.namespace, f"{caller.principal}|{caller.method}|{caller.request_id}"))

@@ -1,0 +1,104 @@
+"""The loop that assigns: waiting tasks to free slots, in the order of the ready queue."""
+
+from __future__ import annotations
+
+import asyncio
+
+from . import transitions
+from .changes import Committed, Conflicted
+from .clock import Clock
+from .decide import Decisions, View
+from .errors import KernelError
+from .index import Index
+from .records import Key, Kind
+from .sessions import SessionState
+from .tasks import Task, TaskState
+
+WAVE = 128
+"""Tasks assigned in one change set."""
+
+PAUSE = 0.2
+"""Seconds to wait after a wave that could not be committed."""
+
+
+class Dispatcher:
+    """Assigns whenever tasks and slots are there; sleeps otherwise."""
+
+    def __init__(self, decisions: Decisions, index: Index, clock: Clock) -> None:
+        self._decisions = decisions
+        self._memory = decisions.memory
+        self._index = index
+        self._pool = index.pool
+        self._clock = clock
+        self._woken = asyncio.Event()
+        self.assigned = 0
+        self.failing = ""
+        index.wake_dispatcher = self._woken.set
+
+    async def run(self) -> None:
+        """Assign until cancelled. Failures of the store delay it and are told in `failing`."""
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            while self._pool.open:
+                # One turn of the loop gathers what is arriving at this moment into the same wave.
+                await asyncio.sleep(0)
+                if not await self.wave():
+                    await self._clock.sleep(PAUSE)
+
+    async def wave(self) -> bool:
+        """Assign up to `WAVE` tasks in one change set; False when that could not be committed (nothing changed then)."""
+        view = View(self._memory, {})
+        chosen = self._fill(view)
+        if not chosen:
+            return True
+        try:
+            outcome = await self._decisions.commit(view.changes)
+        except KernelError as error:
+            self.failing = error.message
+            self._put_back(chosen)
+            return False
+        self.failing = ""
+        if not isinstance(outcome, Committed):
+            await self._decisions.refresh(outcome.refs if isinstance(outcome, Conflicted) else ())
+            self._put_back(chosen)
+            return False
+        self.assigned += len(chosen)
+        return True
+
+    def _fill(self, view: View) -> list[Key]:
+        chosen: list[Key] = []
+        taken: dict[Key, int] = {}
+        now = self._clock.now()
+        while len(chosen) < WAVE and (need := self._pool.next_queue()) is not None:
+            queue = self._pool.queues[need]
+            head = queue.head()
+            task = self._memory.task(head[1]) if head else None
+            if head is None or task is None or task.state is not TaskState.QUEUED:
+                queue.take()
+                continue
+            agent = self._pool.choose(need, task.spec, taken)
+            if agent is None:
+                self._pool.open.discard(need)
+                continue
+            queue.take()
+            chosen.append(task.key)
+            taken[agent.key] = taken.get(agent.key, 0) + 1
+            self._assign(view, task, agent.key, agent.session_id, now)
+        return chosen
+
+    def _assign(self, view: View, task: Task, agent_key: Key, session_id: str, now: float) -> None:
+        agent, session = view.find_agent(agent_key), view.find_session((task.namespace, session_id))
+        if agent is not None and session is not None and session.state is SessionState.OPEN:
+            view.check(agent)
+            view.check(session)
+        assigned, facts = transitions.assign(task, agent_key[1], session_id, now=now)
+        view.put(assigned, *facts)
+
+    def _put_back(self, chosen: list[Key]) -> None:
+        for key in chosen:
+            task = self._memory.latest((Kind.TASK, key))
+            if isinstance(task, Task) and task.state is TaskState.QUEUED:
+                self._pool.remove_task(key)
+                self._pool.put_task(task, self._clock.now())
+        self._woken.set()

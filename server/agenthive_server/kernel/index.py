@@ -1,0 +1,221 @@
+"""What follows from the records in memory: open leases, children, dependents, mail, deadlines, the dispatcher's pool."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from .agents import Agent, AgentState, Wanted
+from .clock import Clock
+from .memory import Memory
+from .messages import Message, MessageState
+from .pool import Pool
+from .records import Key, Kind, Record, Ref
+from .sessions import Session, SessionState
+from .tasks import Task, TaskState
+from .timers import Timers
+from .transitions import next_deadline
+
+Sets = defaultdict[Key, dict[Key, None]]
+
+
+def _sets() -> Sets:
+    return defaultdict(dict)
+
+
+class Index:
+    """Kept from the latest states; every entry can be derived anew from them."""
+
+    def __init__(self, memory: Memory, pool: Pool, clock: Clock, accept_timeout: float) -> None:
+        self.memory = memory
+        self.pool = pool
+        self.clock = clock
+        self.accept_timeout = accept_timeout
+        self.leases_by_agent = _sets()
+        self.leases_by_session = _sets()
+        self.agents_by_session = _sets()
+        self.agents_by_runner = _sets()
+        self.children = _sets()
+        self.dependents = _sets()
+        self.mail_by_agent = _sets()
+        self.mail_by_task = _sets()
+        self.task_timers: Timers[Key] = Timers()
+        self.agent_timers: Timers[Key] = Timers()
+        # Agents whose record changed since the supervisor looked, tasks since the dispatcher did.
+        self.unsettled_agents: dict[Key, None] = {}
+        self.context_usage: dict[Key, float] = {}
+        self.context_threshold = 0.85
+        self.wake_supervisor: Callable[[], None] = lambda: None
+        self.wake_dispatcher: Callable[[], None] = lambda: None
+        memory.listeners.append(self._changed)
+
+    def _changed(self, ref: Ref, old: Record | None, new: Record | None) -> None:
+        kind = ref[0]
+        if kind is Kind.TASK:
+            self._task(ref[1], old, new)  # type: ignore[arg-type]  # the kind says so
+        elif kind is Kind.AGENT:
+            self._agent(ref[1], old, new)  # type: ignore[arg-type]  # the kind says so
+        elif kind is Kind.SESSION:
+            self._session(ref[1], new)  # type: ignore[arg-type]  # the kind says so
+        elif kind is Kind.MESSAGE:
+            self._message(ref[1], old, new)  # type: ignore[arg-type]  # the kind says so
+
+    # Tasks ----------------------------------------------------------------------------------------------------------
+
+    def _task(self, key: Key, old: Task | None, new: Task | None) -> None:
+        was, now = old.lease if old else None, new.lease if new else None
+        if was is not now and (was is None or now is None or was.epoch != now.epoch):
+            if was is not None:
+                self._lease_ended(key, was.agent_id, was.session_id)
+            if now is not None and new is not None:
+                self._lease_granted(key, new, now.agent_id, now.session_id)
+        if old is None or new is None or old.waiting_on != new.waiting_on:
+            self._waits(key, old, new)
+        if (old is None) != (new is None) or (old and new and old.terminal != new.terminal):
+            self._parent(key, new or old, bool(new and not new.terminal))
+        queued = new is not None and new.state is TaskState.QUEUED
+        if queued and new is not None:
+            self.pool.put_task(new, self.clock.now())
+            self.wake_dispatcher()
+        elif old is not None and old.state is TaskState.QUEUED:
+            self.pool.remove_task(key)
+        self._task_timer(key, new)
+
+    def _task_timer(self, key: Key, task: Task | None) -> None:
+        due = next_deadline(task, self.accept_timeout) if task else None
+        time = due[0] if due else None
+        if task is not None and task.avoid and task.state is TaskState.QUEUED:
+            ends = [until for _, until in task.avoid if until > self.clock.now()]
+            if ends and time is not None:
+                time = min(time, *ends)
+        self.task_timers.set(key, time)
+
+    def refresh_task(self, task: Task) -> None:
+        """Look anew at a task whose avoided agents may have come free."""
+        if task.state is TaskState.QUEUED:
+            self.pool.put_task(task, self.clock.now())
+            self.wake_dispatcher()
+        self._task_timer(task.key, task)
+
+    def _lease_granted(self, key: Key, task: Task, agent_id: str, session_id: str) -> None:
+        agent = (key[0], agent_id)
+        self.leases_by_agent[agent][key] = None
+        self.leases_by_session[key[0], session_id][key] = None
+        self.pool.use(agent, 1)
+        self.pool.assigned(task, agent)
+
+    def _lease_ended(self, key: Key, agent_id: str, session_id: str) -> None:
+        agent = (key[0], agent_id)
+        _discard(self.leases_by_agent, agent, key)
+        _discard(self.leases_by_session, (key[0], session_id), key)
+        self.pool.use(agent, -1)
+        if self.pool.open:
+            self.wake_dispatcher()
+        record = self.memory.agent(agent)
+        if record is not None and record.state is AgentState.DRAINING:
+            self._unsettled(agent)
+
+    def _waits(self, key: Key, old: Task | None, new: Task | None) -> None:
+        for task_id in old.waiting_on if old else ():
+            _discard(self.dependents, (key[0], task_id), key)
+        for task_id in new.waiting_on if new and not new.terminal else ():
+            self.dependents[key[0], task_id][key] = None
+
+    def _parent(self, key: Key, task: Task | None, is_open: bool) -> None:
+        if task is None or not task.spec.parent_task_id:
+            return
+        parent = (key[0], task.spec.parent_task_id)
+        if is_open:
+            self.children[parent][key] = None
+        else:
+            _discard(self.children, parent, key)
+
+    # Agents and sessions ---------------------------------------------------------------------------------------------
+
+    def _agent(self, key: Key, old: Agent | None, new: Agent | None) -> None:
+        before, after = old.session_id if old else "", new.session_id if new else ""
+        if before != after:
+            if before:
+                _discard(self.agents_by_session, (key[0], before), key)
+            if after:
+                self.agents_by_session[key[0], after][key] = None
+        before, after = old.runner_session_id if old else "", new.runner_session_id if new else ""
+        if before != after:
+            if before:
+                _discard(self.agents_by_runner, (key[0], before), key)
+            if after:
+                self.agents_by_runner[key[0], after][key] = None
+        self._into_pool(key, new)
+        self.agent_timers.set(key, _agent_deadline(new) if new else None)
+        self._unsettled(key)
+
+    def _unsettled(self, key: Key) -> None:
+        self.unsettled_agents[key] = None
+        self.wake_supervisor()
+
+    def _into_pool(self, key: Key, agent: Agent | None) -> None:
+        if agent is None:
+            self.pool.remove_agent(key)
+            self.context_usage.pop(key, None)
+            return
+        obstacle = self._obstacle(agent)
+        self.pool.put_agent(key, agent.spec, "" if obstacle else agent.session_id, obstacle)
+        if self.pool.open:
+            self.wake_dispatcher()
+
+    def _obstacle(self, agent: Agent) -> str:
+        if agent.state is not AgentState.READY or agent.wanted is not Wanted.RUNNING:
+            return "STATE"
+        session = self.memory.session((agent.namespace, agent.session_id))
+        if session is None or session.state is not SessionState.OPEN:
+            return "NOT_IN_CONTACT"
+        if session.draining:
+            return "DRAINING"
+        if self.context_usage.get(agent.key, 0.0) >= self.context_threshold:
+            return "CONTEXT_FULL"
+        return ""
+
+    def _session(self, key: Key, session: Session | None) -> None:
+        for agent_key in self.agents_by_session.get(key, {}):
+            self._into_pool(agent_key, self.memory.agent(agent_key))
+        if session is None or session.runner is not None:
+            for agent_key in self.agents_by_runner.get(key, {}):
+                self.unsettled_agents[agent_key] = None
+            self.wake_supervisor()
+
+    def set_context_usage(self, key: Key, usage: float) -> None:
+        """Note how full an agent's context is; a full one takes nothing new."""
+        self.context_usage[key] = usage
+        self._into_pool(key, self.memory.agent(key))
+
+    # Messages -------------------------------------------------------------------------------------------------------
+
+    def _message(self, key: Key, old: Message | None, new: Message | None) -> None:
+        if old is not None and (new is None or new.agent_id != old.agent_id):
+            _discard(self.mail_by_agent, (key[0], old.agent_id), key)
+            _discard(self.mail_by_task, (key[0], old.task_id), key)
+        if new is not None and new.state in (MessageState.QUEUED, MessageState.DELIVERED):
+            if new.agent_id:
+                self.mail_by_agent[key[0], new.agent_id][key] = None
+            if new.task_id:
+                self.mail_by_task[key[0], new.task_id][key] = None
+        elif new is not None:
+            _discard(self.mail_by_agent, (key[0], new.agent_id), key)
+            _discard(self.mail_by_task, (key[0], new.task_id), key)
+
+    def open_leases(self, key: Key) -> int:
+        """Return how many leases an agent holds."""
+        return len(self.leases_by_agent.get(key, ()))
+
+
+def _agent_deadline(agent: Agent) -> float | None:
+    times = [t for t in (agent.start_deadline, agent.next_start_time, agent.stop_deadline) if t]
+    return min(times, default=None)
+
+
+def _discard(sets: Sets, key: Key, member: Key) -> None:
+    members = sets.get(key)
+    if members is not None:
+        members.pop(member, None)
+        if not members:
+            del sets[key]

@@ -1,0 +1,148 @@
+"""The kernel: agents, tasks, sessions and messages, and the verbs on them.
+
+Every verb goes one way: read from memory (`memory.py`), decide in pure code (`transitions.py`, `agent_transitions.py`),
+commit by compare-and-set (`decide.py`), and let everyone else learn of it from the events.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from .agent_verbs import AgentVerbs
+from .changes import ChangeSet, Committed, Outcome
+from .clock import Clock
+from .contact import Contacts
+from .decide import Decisions, Submit
+from .dispatcher import Dispatcher
+from .errors import KernelError, OutcomeUnknown
+from .events import Event
+from .followups import Followups
+from .health import Reading, Status
+from .index import Index
+from .limits import Limits
+from .memory import Memory
+from .message_verbs import MessageVerbs
+from .owed import Owed
+from .pool import Pool
+from .ports import Chance, NewId, Notifier, Store
+from .reaper import Reaper
+from .records import Kind
+from .session_verbs import Outputs, SessionVerbs
+from .supervisor import Supervisor
+from .task_queries import TaskQueries
+from .task_verbs import TaskVerbs
+
+_log = logging.getLogger(__name__)
+
+
+class Kernel:
+    """Agents, tasks, leases, sessions and messages behind verbs. One event loop owns it."""
+
+    def __init__(
+        self,
+        store: Store,
+        submit: Submit,
+        notifier: Notifier,
+        *,
+        clock: Clock,
+        new_id: NewId,
+        chance: Chance,
+        limits: Limits | None = None,
+        outputs: Outputs | None = None,
+    ) -> None:
+        self.limits = limits = limits or Limits()
+        self.memory = Memory()
+        self.pool = Pool()
+        self.index = Index(self.memory, self.pool, clock, limits.accept_timeout)
+        self.index.context_threshold = limits.context_threshold
+        self.contacts = Contacts(clock)
+        self._store = store
+        self._owed = Owed(self.memory, self.index, self.contacts)
+        decisions = Decisions(self.memory, store, submit)
+        self.decisions = decisions
+        self.tasks = TaskVerbs(decisions, self.index, clock, new_id, maximum_queued=limits.maximum_queued)
+        self.queries = TaskQueries(self.memory, store, self.index, clock)
+        self.agents = AgentVerbs(decisions, store, self.index, clock, new_id)
+        self.messages = MessageVerbs(decisions, self.index, clock, new_id)
+        self.sessions = SessionVerbs(
+            decisions, self.index, self.contacts, self._owed, clock, new_id, chance, limits, outputs
+        )
+        self.dispatcher = Dispatcher(decisions, self.index, clock)
+        self.followups = Followups(decisions, self.index, store, notifier, clock, chance)
+        self.reaper = Reaper(
+            decisions, self.index, self.contacts, self.sessions, self.followups, store, clock, chance, limits
+        )
+        self.supervisor = Supervisor(decisions, self.index, self.contacts, clock)
+        self.draining = False
+        # Called with the committed events of each group, after the kernel's own memory has followed.
+        self.observers: list[Callable[[Sequence[Event]], None]] = []
+
+    async def open(self) -> None:
+        """Fill the memory from the store. Call once, before anything else."""
+        for kind in (Kind.SESSION, Kind.AGENT, Kind.MESSAGE, Kind.BROADCAST, Kind.CURSOR):
+            self.memory.load(await self._store.scan(kind, open_only=True))
+        tasks = await self._store.scan(Kind.TASK, open_only=True)
+        self.memory.load(tasks)
+        keys = [task.key for task in tasks]
+        for start in range(0, len(keys), 500):
+            found = await self._store.get(Kind.PROGRESS, keys[start : start + 500])
+            self.memory.load(record for record in found if record is not None)
+        self.followups.begin()
+
+    def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
+        """Return the background loops by name; each runs until it is cancelled."""
+        return {
+            "dispatcher": self.dispatcher.run,
+            "followups": self.followups.run,
+            "reaper": self.reaper.run,
+            "supervisor": self.supervisor.run,
+        }
+
+    # What follows a commit; called by the committer, never by a caller's task -----------------------------------------
+
+    def settled(self, group: Sequence[tuple[ChangeSet, Outcome]]) -> None:
+        """Let memory, waiters and sessions follow a group whose outcome is known."""
+        events: list[Event] = []
+        for changes, outcome in group:
+            if isinstance(outcome, Committed):
+                self.memory.settle(changes)
+                events.extend(changes.events)
+            else:
+                self.memory.revert(changes)
+        if not events:
+            return
+        for observer in self.observers:
+            observer(events)
+        self.queries.observe(events)
+        self.messages.observe(events)
+        self._owed.observe(events)
+
+    def failed(self, group: Sequence[ChangeSet], error: KernelError) -> None:
+        """Let the memory fall back after a group that was not written."""
+        if isinstance(error, OutcomeUnknown):
+            _log.critical("a commit's outcome stays unknown", extra={"change_sets": len(group)})
+        for changes in group:
+            self.memory.revert(changes)
+
+    # Drain and health -----------------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Let waiting calls answer as things stand; sessions are sent away by `sessions.send_away`."""
+        self.draining = True
+        self.queries.drain()
+        self.messages.drain()
+
+    def probe(self) -> list[tuple[str, Reading]]:
+        """Return readings of the dispatcher, the follow-ups and each runner."""
+        failing = self.dispatcher.failing
+        readings = [("dispatcher", Reading(Status.DEGRADED if failing else Status.OK, failing))]
+        failing = self.followups.failing
+        readings.append(("followups", Reading(Status.DEGRADED if failing else Status.OK, failing)))
+        for session in self.supervisor.runners():
+            live = self.contacts.get(session.key) is not None
+            drivers = ", ".join(session.runner.drivers) if session.runner else ""
+            status = Status.OK if live else Status.DEGRADED
+            readings.append((f"runner/{session.id}", Reading(status, drivers if live else "not in contact")))
+        return readings

@@ -1,0 +1,190 @@
+"""The records in memory: open tasks, agents, sessions, messages, and what was changed lately.
+
+Each record has a *latest* state, which decisions build on, and a *committed* one, which callers are shown. They differ while
+change sets are in flight. When a change set fails, the latest state falls back to the committed one; whatever was
+built on it fails too, because its expected revisions are then wrong.
+
+Listeners are told of every change of a latest state, forward and back, and keep indexes from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import TypeVar, cast
+
+from .agents import Agent
+from .changes import ChangeSet
+from .messages import Message, MessageState
+from .records import Key, Kind, Record, Ref
+from .sessions import Session
+from .tasks import Progress, Task
+
+R = TypeVar("R", bound=Record)
+
+Listener = Callable[[Ref, Record | None, Record | None], None]
+"""Called with the record's name, the old latest state and the new one."""
+
+RECENT = 4_096
+"""Records kept after they have been closed, for those who ask right afterwards."""
+
+ALWAYS_COMPLETE = frozenset({Kind.AGENT, Kind.SESSION, Kind.BROADCAST, Kind.CURSOR})
+"""Kinds of which every record is in memory: what is not here does not exist."""
+
+
+class Flight:
+    """Changes of one record that are not committed yet, oldest first; None stands for a removal."""
+
+    __slots__ = ("committed", "future", "pending")
+
+    def __init__(self, committed: Record | None) -> None:
+        self.committed = committed
+        self.pending: list[Record | None] = []
+        self.future: asyncio.Future[object] | None = None
+
+
+def is_open(record: Record) -> bool:
+    """Whether a record has to be in memory."""
+    match record:
+        case Task():
+            return not record.terminal
+        case Message():
+            return record.state in (MessageState.QUEUED, MessageState.DELIVERED)
+        case _:
+            return record.kind in ALWAYS_COMPLETE or record.kind is Kind.PROGRESS
+
+
+class Memory:
+    """Latest and committed records. Not safe for threads; one event loop owns it."""
+
+    def __init__(self) -> None:
+        self._latest: dict[Kind, dict[Key, Record]] = {kind: {} for kind in Kind}
+        self._flights: dict[Ref, Flight] = {}
+        self._recent: OrderedDict[Ref, Record] = OrderedDict()
+        self.listeners: list[Listener] = []
+
+    def load(self, records: Iterable[Record]) -> None:
+        """Fill in committed records at the start."""
+        for record in records:
+            self._change(record.ref, record)
+
+    def latest(self, ref: Ref) -> Record | None:
+        """Return the state decisions build on, or None if it is not in memory."""
+        found = self._latest[ref[0]].get(ref[1])
+        return found if found is not None else self._recent.get(ref)
+
+    def committed(self, ref: Ref) -> Record | None:
+        """Return the state callers are shown, or None if it is not in memory."""
+        flight = self._flights.get(ref)
+        return flight.committed if flight is not None else self.latest(ref)
+
+    def flight(self, ref: Ref) -> Flight | None:
+        """Return the changes in flight of a record, or None."""
+        return self._flights.get(ref)
+
+    def all(self, kind: type[R]) -> list[R]:
+        """Return the latest states of a kind."""
+        return [cast(R, record) for record in self._latest[kind.kind].values()]
+
+    def refs(self, kind: Kind, namespace: str) -> list[Ref]:
+        """Return the names of all records of a kind in a namespace, those being removed included."""
+        here = {(kind, key) for key in self._latest[kind] if key[0] == namespace}
+        here.update(ref for ref in self._flights if ref[0] is kind and ref[1][0] == namespace)
+        return list(here)
+
+    def agent(self, key: Key) -> Agent | None:
+        """Return an agent's latest state."""
+        return cast("Agent | None", self._latest[Kind.AGENT].get(key))
+
+    def session(self, key: Key) -> Session | None:
+        """Return a session's latest state."""
+        return cast("Session | None", self._latest[Kind.SESSION].get(key))
+
+    def task(self, key: Key) -> Task | None:
+        """Return a task's latest state if it is in memory."""
+        return cast("Task | None", self.latest((Kind.TASK, key)))
+
+    def progress(self, key: Key) -> Progress | None:
+        """Return the latest progress of a task if it is in memory."""
+        return cast("Progress | None", self.latest((Kind.PROGRESS, key)))
+
+    # Change sets ----------------------------------------------------------------------------------------------------
+
+    def apply(self, changes: ChangeSet, future: asyncio.Future[object]) -> None:
+        """Make a submitted change set the latest state; `future` ends when its outcome is known."""
+        for ref, record in changes.puts.items():
+            self._fly(ref, record, future)
+        for ref in changes.deletes:
+            self._fly(ref, None, future)
+
+    def _fly(self, ref: Ref, record: Record | None, future: asyncio.Future[object]) -> None:
+        flight = self._flights.get(ref)
+        if flight is None:
+            flight = self._flights[ref] = Flight(self.latest(ref))
+        flight.pending.append(record)
+        flight.future = future
+        self._change(ref, record)
+
+    def settle(self, changes: ChangeSet) -> None:
+        """Note that a change set was committed."""
+        for ref, record in changes.puts.items():
+            self._land(ref, record)
+        for ref in changes.deletes:
+            self._land(ref, None)
+
+    def _land(self, ref: Ref, record: Record | None) -> None:
+        flight = self._flights[ref]
+        flight.committed = record
+        flight.pending.pop(0)
+        if not flight.pending:
+            del self._flights[ref]
+            if record is not None and not is_open(record):
+                self._retire(ref, record)
+
+    def revert(self, changes: ChangeSet) -> None:
+        """Note that a change set was not committed; its records fall back."""
+        for ref, record in changes.puts.items():
+            self._fall(ref, record)
+        for ref in changes.deletes:
+            self._fall(ref, None)
+
+    def _fall(self, ref: Ref, record: Record | None) -> None:
+        flight = self._flights.get(ref)
+        if flight is None or not any(p is record for p in flight.pending):
+            return
+        at = next(i for i, p in enumerate(flight.pending) if p is record)
+        del flight.pending[at:]
+        base = flight.pending[-1] if flight.pending else flight.committed
+        if not flight.pending:
+            del self._flights[ref]
+        self._change(ref, base)
+
+    def learn(self, ref: Ref, record: Record | None) -> None:
+        """Take over what was read from the store, unless changes are in flight."""
+        if ref in self._flights:
+            return
+        if record is not None and is_open(record):
+            self._change(ref, record)
+        elif ref[1] in self._latest[ref[0]]:
+            self._change(ref, None)
+
+    def _change(self, ref: Ref, record: Record | None) -> None:
+        records = self._latest[ref[0]]
+        old = records.get(ref[1])
+        if record is None:
+            records.pop(ref[1], None)
+            self._recent.pop(ref, None)
+        else:
+            records[ref[1]] = record
+        for listener in self.listeners:
+            listener(ref, old, record)
+
+    def _retire(self, ref: Ref, record: Record) -> None:
+        self._latest[ref[0]].pop(ref[1], None)
+        if ref[0] is Kind.TASK:
+            self._latest[Kind.PROGRESS].pop(ref[1], None)
+            self._recent[ref] = record
+            self._recent.move_to_end(ref)
+            if len(self._recent) > RECENT:
+                self._recent.popitem(last=False)

@@ -1,0 +1,147 @@
+"""The ready queue: QUEUED tasks by what they ask for, in the order of priority, fairness and age."""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+
+from .assign import Requirement
+from .records import Key
+from .tasks import Task
+
+Order = tuple[int, float, float, int]
+"""Priority, virtual time of the fairness key, queue time, arrival: smaller is served first."""
+
+
+class FairLevel:
+    """Waiting tasks of one priority: round robin over fairness keys in proportion to their weights.
+
+    Each key has a virtual time that advances by 1/weight with every task taken; the smallest is next. A key that comes back
+    after a pause begins at the level's own virtual time, so it cannot save up turns (start-time fair queueing, Goyal,
+    Vin and Cheng, SIGCOMM 1996).
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[str, deque[tuple[float, int, Key]]] = {}
+        self._times: dict[str, float] = {}
+        self._heap: list[tuple[float, int, str]] = []
+        self._members: dict[Key, tuple[str, float, int]] = {}
+        self._now = 0.0
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._members
+
+    def add(self, key: Key, fairness_key: str, weight: float, queue_time: float, arrival: int) -> None:
+        """Append a task to its fairness key's queue."""
+        queue = self._queues.get(fairness_key)
+        if queue is None:
+            queue = self._queues[fairness_key] = deque()
+        if not queue:
+            self._times[fairness_key] = max(self._times.get(fairness_key, 0.0), self._now)
+            self._push(fairness_key)
+        queue.append((queue_time, arrival, key))
+        self._members[key] = (fairness_key, weight, arrival)
+
+    def _push(self, fairness_key: str) -> None:
+        self._turn += 1
+        heapq.heappush(self._heap, (self._times[fairness_key], self._turn, fairness_key))
+
+    def discard(self, key: Key) -> None:
+        """Remove a task; its place in the queue is skipped when its turn comes."""
+        self._members.pop(key, None)
+
+    def head(self) -> tuple[float, float, int, Key] | None:
+        """Return virtual time, queue time, arrival and key of the next task without taking it."""
+        while self._heap:
+            virtual, _, fairness_key = self._heap[0]
+            queue = self._queues[fairness_key]
+            while queue and self._stale(queue[0]):
+                queue.popleft()
+            if queue:
+                queue_time, arrival, key = queue[0]
+                return virtual, queue_time, arrival, key
+            heapq.heappop(self._heap)
+            del self._queues[fairness_key]
+            if self._times.get(fairness_key, 0.0) <= self._now:
+                self._times.pop(fairness_key, None)
+        return None
+
+    def _stale(self, entry: tuple[float, int, Key]) -> bool:
+        member = self._members.get(entry[2])
+        return member is None or member[2] != entry[1]
+
+    def take(self) -> Key | None:
+        """Take the next task: its fairness key's virtual time advances."""
+        if self.head() is None:
+            return None
+        virtual, _, fairness_key = heapq.heappop(self._heap)
+        _, _, key = self._queues[fairness_key].popleft()
+        _, weight, _ = self._members.pop(key)
+        self._now = virtual
+        self._times[fairness_key] = virtual + 1.0 / weight
+        self._push(fairness_key)
+        return key
+
+    def keys(self) -> Iterator[Key]:
+        """Yield the waiting tasks, in no particular order."""
+        return iter(self._members)
+
+
+class ReadyQueue:
+    """QUEUED tasks with one requirement."""
+
+    def __init__(self, need: Requirement) -> None:
+        self.need = need
+        self._levels: dict[int, FairLevel] = {}
+        self._where: dict[Key, int] = {}
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def add(self, task: Task) -> None:
+        """Append a task."""
+        spec = task.spec
+        level = self._levels.get(spec.priority)
+        if level is None:
+            level = self._levels[spec.priority] = FairLevel()
+        self._arrivals += 1
+        level.add(task.key, spec.fairness_key, spec.fairness_weight, task.queue_time, self._arrivals)
+        self._where[task.key] = spec.priority
+
+    def discard(self, key: Key) -> None:
+        """Remove a task that does not wait here any more."""
+        priority = self._where.pop(key, None)
+        if priority is not None:
+            self._levels[priority].discard(key)
+
+    def head(self) -> tuple[Order, Key] | None:
+        """Return the order and key of the next task without taking it."""
+        for priority in sorted(self._levels):
+            found = self._levels[priority].head()
+            if found is not None:
+                virtual, queue_time, arrival, key = found
+                return (priority, virtual, queue_time, arrival), key
+            del self._levels[priority]
+        return None
+
+    def take(self) -> Key | None:
+        """Take the next task."""
+        for priority in sorted(self._levels):
+            key = self._levels[priority].take()
+            if key is not None:
+                del self._where[key]
+                return key
+        return None
+
+    def ahead_of(self, key: Key) -> int:
+        """Return how many tasks of better or equal priority wait here besides this one."""
+        priority = self._where.get(key)
+        if priority is None:
+            return -1
+        return sum(len(level) for p, level in self._levels.items() if p <= priority) - 1

@@ -1,0 +1,276 @@
+"""The clocks: overdue tasks, leases whose pulse stopped, silent sessions, retention.
+
+Time in which the control plane itself was away (its start, an outage of the store, a suspended machine) does not count:
+afterwards every session and lease has the whole grace again, as in Nomad and etcd.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import cast
+
+from . import transitions
+from .clock import Clock
+from .contact import Contact, Contacts
+from .decide import Decisions, View
+from .errors import KernelError
+from .followups import Followups, progressed
+from .index import Index
+from .limits import Limits
+from .message_verbs import advance
+from .messages import Message, MessageState
+from .ports import Chance, Store
+from .records import Key, Kind
+from .session_verbs import SessionVerbs
+from .sessions import Session, SessionState
+from .tasks import ErrorClass, Task, TaskError, TaskState
+
+TICK = 0.25
+"""Seconds between two looks at the clocks."""
+
+AWAY = 5.0
+"""A gap between two looks beyond this many seconds counts as absence of the control plane."""
+
+LISTEN_EVERY = 1.0
+"""Seconds between two looks at the pulse of sessions and leases."""
+
+BATCH = 200
+SWEEP_EVERY = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Reaper:
+    """Looks at the clocks and ends what is over."""
+
+    def __init__(
+        self,
+        decisions: Decisions,
+        index: Index,
+        contacts: Contacts,
+        sessions: SessionVerbs,
+        followups: Followups,
+        store: Store,
+        clock: Clock,
+        chance: Chance,
+        limits: Limits,
+    ) -> None:
+        self._decisions = decisions
+        self._memory = decisions.memory
+        self._index = index
+        self._contacts = contacts
+        self._sessions = sessions
+        self._followups = followups
+        self._store = store
+        self._clock = clock
+        self._chance = chance
+        self._limits = limits
+        # Since when the control plane has been there without a break, on both clocks.
+        self._present = clock.monotonic()
+        self._present_wall = clock.now()
+        self._looked = clock.monotonic()
+        self._swept = clock.monotonic()
+        self._listened = clock.monotonic()
+        self._suspect_since: dict[Key, float] = {}
+
+    async def run(self) -> None:
+        """Look at the clocks until cancelled; what fails is tried again at the next look."""
+        while True:
+            try:
+                await self.look()
+            except KernelError as error:
+                _log.warning("reaping is delayed", extra={"reason": error.reason})
+                self.returned()
+            await self._clock.sleep(TICK)
+
+    def returned(self) -> None:
+        """Note that the control plane was away until now."""
+        self._present = self._clock.monotonic()
+        self._present_wall = self._clock.now()
+        self._contacts.forgive()
+        for key in self._suspect_since:
+            self._suspect_since[key] = self._present
+
+    async def look(self) -> None:
+        """Look at every clock once."""
+        now = self._clock.monotonic()
+        if now - self._looked > AWAY or self._store.writable:
+            self.returned()
+        self._looked = now
+        await self._overdue_tasks()
+        if now - self._listened >= LISTEN_EVERY:
+            self._listened = now
+            await self._silent_leases()
+            await self._silent_sessions()
+        if now - self._swept >= SWEEP_EVERY:
+            self._swept = now
+            await self.sweep()
+
+    # Tasks ----------------------------------------------------------------------------------------------------------
+
+    async def _overdue_tasks(self) -> None:
+        due = self._index.task_timers.due(self._clock.now())
+        for start in range(0, len(due), BATCH):
+            batch = due[start : start + BATCH]
+            tired = await self._decisions.run(partial(self._overdue, batch))
+            for key in tired:
+                await self._sessions.end(*key, "assignments were not answered")
+
+    def _overdue(self, batch: Sequence[Key], view: View) -> list[Key]:
+        tired: list[Key] = []
+        for key in batch:
+            task = cast("Task | None", view.find((Kind.TASK, key)))
+            due = transitions.next_deadline(task, self._limits.accept_timeout) if task else None
+            now = self._clock.now()
+            if task is None or due is None:
+                continue
+            if due[0] > now:
+                self._index.refresh_task(task)
+                continue
+            step = self._expired(view, task, due[1], now, tired)
+            if step is not None:
+                view.put(step[0], *step[1])
+        return tired
+
+    def _expired(self, view: View, task: Task, clock: str, now: float, tired: list[Key]) -> transitions.Step | None:
+        match clock:
+            case "SCHEDULE_TO_CLOSE" | "SCHEDULE_TO_START":
+                return transitions.expire(task, clock, now=now)
+            case "RETRY":
+                return transitions.due(task, now=now)
+            case "INPUT":
+                return self._unanswered_question(task, now)
+            case "ACCEPT":
+                return self._not_accepted(view, task, now, tired)
+            case _:
+                error = TaskError(
+                    error_class=ErrorClass.TIMEOUT, reason=clock, message=f"the {clock} clock of the attempt ran out"
+                )
+                return transitions.fail_attempt(task, error, now=now, chance=self._chance())
+
+    def _unanswered_question(self, task: Task, now: float) -> transitions.Step:
+        if task.question is not None and task.question.default is not None:
+            return transitions.respond(task, task.question.default, now=now, defaulted=True)
+        error = TaskError(error_class=ErrorClass.TIMEOUT, reason="INPUT", message="nobody answered in time")
+        if task.lease is None:
+            return transitions.fail_without_lease(task, error, now=now)
+        return transitions.fail_attempt(task, error, now=now, chance=self._chance())
+
+    def _not_accepted(self, view: View, task: Task, now: float, tired: list[Key]) -> transitions.Step | None:
+        lease = task.lease
+        if lease is None or self._contacts.get((task.namespace, lease.session_id)) is None:
+            return None
+        if now < self._present_wall + self._limits.accept_timeout:
+            return None
+        agent = view.find_agent((task.namespace, lease.agent_id))
+        if agent is not None:
+            unanswered = agent.unanswered + 1
+            view.put(agent.evolve(unanswered=unanswered))
+            if unanswered >= self._limits.unanswered_limit:
+                tired.append((task.namespace, lease.session_id))
+        return transitions.give_back(task, "NO_ACCEPT", now=now, avoid_until=now + self._limits.accept_timeout)
+
+    # Leases and sessions --------------------------------------------------------------------------------------------
+
+    async def _silent_leases(self) -> None:
+        now = self._clock.monotonic()
+        for contact in self._contacts:
+            for key in list(self._index.leases_by_session.get(contact.key, {})):
+                task = self._memory.task(key)
+                if task is not None and task.lease is not None and task.lease.start_time:
+                    await self._pulse(contact, task, now)
+
+    async def _pulse(self, contact: Contact, task: Task, now: float) -> None:
+        timeouts = task.spec.timeouts
+        renewed = contact.renewed.setdefault(task.key, now)
+        if now - renewed > timeouts.heartbeat:
+            await self._end_lease(task, None)
+            return
+        if timeouts.progress and task.state is TaskState.RUNNING:
+            moved = contact.progressed.setdefault(task.key, now)
+            if now - moved > timeouts.progress:
+                text = "no progress although the pulse goes on"
+                await self._end_lease(task, TaskError(error_class=ErrorClass.TIMEOUT, reason="PROGRESS", message=text))
+
+    async def _end_lease(self, task: Task, error: TaskError | None) -> None:
+        epoch = task.lease_epoch
+
+        def decide(view: View) -> None:
+            held = view.task(*task.key)
+            if held.lease is None or held.lease.epoch != epoch:
+                return
+            now, chance = self._clock.now(), self._chance()
+            if error is not None:
+                step = transitions.fail_attempt(held, error, now=now, chance=chance)
+            else:
+                step = transitions.lose(
+                    held, "HEARTBEAT_TIMEOUT", now=now, chance=chance, progressed=progressed(view, held)
+                )
+            view.put(step[0], *step[1])
+
+        await self._decisions.run(decide)
+
+    async def _silent_sessions(self) -> None:
+        now = self._clock.monotonic()
+        for contact in self._contacts:
+            if now - contact.heard > self._limits.silence:
+                await self._sessions.lost(*contact.key, contact.epoch, "no sign of life")
+        live: set[Key] = set()
+        for session in self._memory.all(Session):
+            if session.state is SessionState.OPEN and self._contacts.get(session.key) is not None:
+                continue
+            live.add(session.key)
+            since = self._suspect_since.setdefault(session.key, max(now, self._present))
+            if session.state is SessionState.OPEN and now - since >= LISTEN_EVERY:
+                await self._sessions.lost(*session.key, session.epoch, "the server was restarted")
+            if now - since > self._limits.reconnect_grace:
+                await self._sessions.end(*session.key, "contact was lost", epoch=session.epoch)
+        for key in self._suspect_since.keys() - live:
+            del self._suspect_since[key]
+
+    # Retention ------------------------------------------------------------------------------------------------------
+
+    async def sweep(self) -> None:
+        """Remove what is past its retention, in bounded steps."""
+        now = self._clock.now()
+        await self._remove(Kind.REQUEST, now - self._limits.retention_requests)
+        await self._remove(Kind.TASK, now - self._limits.retention_tasks)
+        await self._expire_messages(now)
+        await self._store.expire_blobs(now - self._limits.retention_blobs)
+        horizon = await self._store.sequence_at(now - self._limits.retention_events)
+        await self._store.compact(min(horizon, self._followups.position) + 1)
+
+    async def _remove(self, kind: Kind, before: float) -> None:
+        while found := await self._store.expired(kind, before, BATCH):
+
+            def decide(view: View, found: list[Key] = [record.key for record in found]) -> int:  # noqa: B006 - bound once, read only
+                gone = 0
+                for key in found:
+                    record = view.find((kind, key))
+                    if record is None or (isinstance(record, Task) and not record.terminal):
+                        continue
+                    view.delete(record)
+                    gone += 1
+                    progress = view.find((Kind.PROGRESS, key)) if kind is Kind.TASK else None
+                    if progress is not None:
+                        view.delete(progress)
+                return gone
+
+            if not await self._decisions.run(decide):
+                return
+
+    async def _expire_messages(self, now: float) -> None:
+        for record in await self._store.expired(Kind.MESSAGE, now, BATCH):
+
+            def decide(view: View, key: Key = record.key) -> None:
+                message = view.find_message(key)
+                if not isinstance(message, Message):
+                    return
+                if message.state is MessageState.QUEUED:
+                    advance(view, message, MessageState.EXPIRED)
+                else:
+                    view.delete(message)
+
+            await self._decisions.run(decide)

@@ -1,0 +1,390 @@
+"""Sessions: connecting, resuming, the frames of workers, their pulse, and the end of contact."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Protocol, cast
+
+from . import agent_transitions, items
+from .agents import REMOTE, AgentState, Wanted
+from .clock import Clock
+from .contact import Contact, Contacts
+from .decide import Decisions, View
+from .errors import KernelError, NotFound, SessionFenced, agent_not_found
+from .events import Event, EventType
+from .index import Index
+from .limits import Limits
+from .owed import Owed
+from .ports import Chance, NewId
+from .records import Key, Kind
+from .session_items import (
+    Beat,
+    Drained,
+    HandBack,
+    Hello,
+    HostedAgent,
+    Item,
+    LeaseRef,
+    Link,
+    Reconnect,
+    Refusal,
+    Result,
+    Revoke,
+    Welcome,
+)
+from .sessions import Session, SessionState
+from .tasks import Task
+
+ITEMS_AT_ONCE = 256
+"""Items decided in one change set; with at most four rows each they stay within its bound."""
+
+AGENTS_AT_ONCE = 200
+
+
+class Outputs(Protocol):
+    """Where the output of attempts is kept while they run."""
+
+    async def save(self, namespace: str, task_id: str, attempt: int) -> str:
+        """Keep the tail of an attempt's output as a blob and return its id; empty when there was no output."""
+
+    def progress(self, task: Task, fraction: float, text: str) -> None:
+        """Tell readers of the OUTPUT class how far an attempt is."""
+
+
+def session_event(kind: EventType, session: Session, **data: object) -> Event:
+    """Return a fact about a session."""
+    return Event(type=kind, namespace=session.namespace, session_id=session.id, labels=session.labels, data=dict(data))
+
+
+class SessionVerbs:
+    """What the edge calls for the streams of workers. Every write of a stream is checked against the session's record."""
+
+    def __init__(
+        self,
+        decisions: Decisions,
+        index: Index,
+        contacts: Contacts,
+        owed: Owed,
+        clock: Clock,
+        new_id: NewId,
+        chance: Chance,
+        limits: Limits,
+        outputs: Outputs | None = None,
+    ) -> None:
+        self._decisions = decisions
+        self._memory = decisions.memory
+        self._index = index
+        self._contacts = contacts
+        self._owed = owed
+        self._clock = clock
+        self._new_id = new_id
+        self._chance = chance
+        self._limits = limits
+        self._outputs = outputs
+
+    # Connecting -----------------------------------------------------------------------------------------------------
+
+    async def connect(self, namespace: str, principal: str, hello: Hello, link: Link) -> Welcome:
+        """Open a session or resume one; the older stream of the session, and older sessions of its agents, are fenced.
+
+        When this returns the session is durable and `link` gets deliveries, beginning with what is owed. Raises `NotFound`
+        with SESSION_NOT_FOUND (the session to resume is over) or AGENT_NOT_FOUND (an agent that is not to be registered).
+        """
+        session_id = hello.session_id or self._new_id()
+        first, rest = hello.agents[:AGENTS_AT_ONCE], hello.agents[AGENTS_AT_ONCE:]
+
+        def decide(view: View) -> tuple[Session, list[Key]]:
+            session = self._opened(view, namespace, principal, session_id, hello)
+            return session, self._adopt(session, first, view)
+
+        session, fenced = await self._decisions.run(decide)
+        for start in range(0, len(rest), AGENTS_AT_ONCE):
+            batch = rest[start : start + AGENTS_AT_ONCE]
+            fenced += await self._decisions.run(partial(self._adopt, session, batch))
+        await self._missing(session, {agent.agent_id for agent in hello.agents})
+        old = self._contacts.get(session.key)
+        if old is not None:
+            old.link.fence(SessionFenced("the session was taken over by a newer stream"))
+        self._contacts.add(session.key, session.epoch, link)
+        for key in fenced:
+            self._fence(key)
+        valid = self._valid(session, hello.leases)
+        self._owed.deliver(session, link, {lease.task_id for lease in valid})
+        return Welcome(
+            session_id=session.id,
+            epoch=session.epoch,
+            resumed=bool(hello.session_id),
+            valid_leases=tuple(valid),
+            heartbeat_interval=self._limits.heartbeat_interval,
+            reconnect_grace=self._limits.reconnect_grace,
+            accept_timeout=self._limits.accept_timeout,
+        )
+
+    def _opened(self, view: View, namespace: str, principal: str, session_id: str, hello: Hello) -> Session:
+        old = view.find_session((namespace, session_id))
+        now = self._clock.now()
+        if hello.session_id:
+            if old is None:
+                raise NotFound("no such session, or it has ended", reason="SESSION_NOT_FOUND")
+            session = old.evolve(
+                state=SessionState.OPEN, epoch=old.epoch + 1, suspect_time=0.0, draining=False, runner=hello.runner
+            )
+            return view.put(session, session_event(EventType.SESSION_RESUMED, session, session_epoch=session.epoch))
+        session = Session(
+            namespace=namespace,
+            id=session_id,
+            runner=hello.runner,
+            labels=dict(hello.labels),
+            software=hello.software,
+            display_name=hello.display_name,
+            principal=principal,
+            open_time=now,
+        )
+        fact = session_event(
+            EventType.SESSION_OPENED,
+            session,
+            agent_count=len(hello.agents),
+            runner=hello.runner is not None,
+            software=hello.software,
+        )
+        return view.put(session, fact)
+
+    def _adopt(self, session: Session, hosted: Sequence[HostedAgent], view: View) -> list[Key]:
+        """Bring agents into a session; returns the sessions that are fenced by it."""
+        fenced: list[Key] = []
+        now = self._clock.now()
+        for entry in hosted:
+            agent = view.find_agent((session.namespace, entry.agent_id))
+            if agent is None:
+                if entry.spec is None:
+                    if session.runner is not None:
+                        continue
+                    raise agent_not_found(entry.agent_id)
+                agent, facts = agent_transitions.spawn(session.namespace, entry.agent_id, entry.spec, now=now)
+                agent = view.put(agent, *facts)
+            elif entry.spec is not None and agent.spec.driver == REMOTE and entry.spec != agent.spec:
+                changed, facts = agent_transitions.update(agent, entry.spec, now=now)
+                agent = view.put(changed, *facts)
+            if agent.session_id not in ("", session.id):
+                fenced.append((session.namespace, agent.session_id))
+            if agent.wanted is Wanted.STOPPED and agent.state is AgentState.STOPPED:
+                continue
+            if agent.spec.driver != REMOTE and agent.runner_session_id != session.id:
+                continue
+            there, facts = agent_transitions.ready(agent, session.id, now=now)
+            if there is not agent:
+                view.put(there, *facts)
+        return fenced
+
+    async def _missing(self, session: Session, there: set[str]) -> None:
+        """Note the agents of a resumed session that its worker does not host any more."""
+
+        def decide(view: View) -> None:
+            for key in list(self._index.agents_by_session.get(session.key, {})):
+                agent = view.find_agent(key)
+                if agent is not None and agent.id not in there and agent.session_id == session.id:
+                    step = agent_transitions.ended(
+                        agent, AgentState.LOST, "its worker came back without it", now=self._clock.now()
+                    )
+                    view.put(step[0], *step[1])
+
+        await self._decisions.run(decide)
+
+    def _fence(self, key: Key) -> None:
+        contact = self._contacts.get(key)
+        if contact is not None and not self._index.agents_by_session.get(key):
+            contact.link.fence(SessionFenced("a newer session hosts the agents of this one"))
+
+    def _valid(self, session: Session, leases: Sequence[LeaseRef]) -> list[LeaseRef]:
+        valid: list[LeaseRef] = []
+        for lease in leases:
+            task = self._memory.task((session.namespace, lease.task_id))
+            held = task.lease if task else None
+            if held is not None and held.epoch == lease.epoch and held.session_id == session.id:
+                valid.append(lease)
+        return valid
+
+    # Frames ---------------------------------------------------------------------------------------------------------
+
+    async def apply(self, namespace: str, session_id: str, epoch: int, entries: Sequence[Item]) -> list[Refusal]:
+        """Apply the items of one or more frames; they are durable or refused when this returns.
+
+        Raises `SessionFenced` when the stream is not the session's current one, `StoreUnavailable` and `Overloaded` when nothing
+        was applied and the worker has to send the frames again.
+        """
+        key = (namespace, session_id)
+        refusals: list[Refusal] = []
+        for start in range(0, len(entries), ITEMS_AT_ONCE):
+            batch = entries[start : start + ITEMS_AT_ONCE]
+            outputs = await self._save_outputs(namespace, batch)
+            refusals += await self._decisions.run(partial(self._frame, key, epoch, batch, start, outputs))
+        return refusals
+
+    def _frame(
+        self, key: Key, epoch: int, entries: Sequence[Item], start: int, outputs: dict[str, str], view: View
+    ) -> list[Refusal]:
+        session = view.find_session(key)
+        if session is None or session.epoch != epoch:
+            raise SessionFenced("this stream is not the session's current one")
+        view.check(session)
+        frame = items.Frame(view, session, self._clock.now(), self._chance, self._new_id, outputs)
+        refusals: list[Refusal] = []
+        for offset, item in enumerate(entries):
+            try:
+                items.apply_item(frame, item)
+            except KernelError as error:
+                task_id = getattr(item, "task_id", "")
+                refusals.append(Refusal(start + offset, error.reason, error.message, task_id))
+        if view.changes.empty:
+            view.changes.checks.clear()
+        return refusals
+
+    async def _save_outputs(self, namespace: str, batch: Sequence[Item]) -> dict[str, str]:
+        saved: dict[str, str] = {}
+        if self._outputs is None:
+            return saved
+        for item in batch:
+            if isinstance(item, (Result, HandBack)):
+                task = self._memory.task((namespace, item.task_id))
+                if task is not None and task.lease is not None and task.lease.epoch == item.epoch:
+                    blob_id = await self._outputs.save(namespace, item.task_id, task.attempt)
+                    if blob_id:
+                        saved[item.task_id] = blob_id
+        return saved
+
+    # The pulse ------------------------------------------------------------------------------------------------------
+
+    def heard(self, namespace: str, session_id: str, epoch: int) -> None:
+        """Note a sign of life of a stream."""
+        contact = self._contact((namespace, session_id), epoch)
+        if contact is not None:
+            contact.heard = self._clock.monotonic()
+
+    def _contact(self, key: Key, epoch: int) -> Contact | None:
+        contact = self._contacts.get(key)
+        return contact if contact is not None and contact.epoch == epoch else None
+
+    def beat(self, namespace: str, session_id: str, epoch: int, beats: Sequence[Beat]) -> Awaitable[None] | None:
+        """Renew the leases a heartbeat names; those that are over are revoked. Costs no commit unless there is news.
+
+        Returns None, or what has to be awaited until the news (progress, checkpoint, usage) is durable.
+        """
+        contact = self._contact((namespace, session_id), epoch)
+        if contact is None:
+            return None
+        now = contact.heard = self._clock.monotonic()
+        news: list[Beat] = []
+        for beat in beats:
+            task = self._memory.task((namespace, beat.task_id))
+            lease = task.lease if task else None
+            if task is None or lease is None or lease.epoch != beat.epoch or lease.session_id != session_id:
+                if not (task is not None and task.reported_epoch == beat.epoch):
+                    contact.link.deliver(Revoke(beat.task_id, beat.epoch, "the lease is over"))
+                continue
+            contact.renewed[task.key] = now
+            if beat.context_usage is not None:
+                self._index.set_context_usage((namespace, lease.agent_id), beat.context_usage)
+            if self._is_news(contact, task, beat, now):
+                news.append(beat)
+        return self._write_news(namespace, news) if news else None
+
+    def _is_news(self, contact: Contact, task: Task, beat: Beat, now: float) -> bool:
+        if beat.fraction is None and beat.text is None and beat.checkpoint is None and beat.usage is None:
+            return False
+        if beat.fraction is not None or beat.checkpoint is not None:
+            contact.progressed[task.key] = now
+        if self._outputs is not None and (beat.fraction is not None or beat.text is not None):
+            self._outputs.progress(task, beat.fraction or 0.0, beat.text or "")
+        # A checkpoint and usage are always written; mere progress at most once a second a task.
+        if beat.checkpoint is None and beat.usage is None and now - contact.written.get(task.key, -1.0) < 1.0:
+            return False
+        contact.written[task.key] = now
+        return True
+
+    async def _write_news(self, namespace: str, news: Sequence[Beat]) -> None:
+        def decide(view: View) -> None:
+            now = self._clock.now()
+            for beat in news:
+                task = cast("Task | None", view.find((Kind.TASK, (namespace, beat.task_id))))
+                if task is None or task.lease is None or task.lease.epoch != beat.epoch:
+                    continue
+                items.write_progress(
+                    view,
+                    task,
+                    now,
+                    fraction=beat.fraction,
+                    text=beat.text,
+                    checkpoint=beat.checkpoint,
+                    usage=beat.usage,
+                    context_usage=beat.context_usage,
+                )
+
+        await self._decisions.run(decide)
+
+    # The end of contact ---------------------------------------------------------------------------------------------
+
+    async def lost(self, namespace: str, session_id: str, epoch: int, reason: str) -> None:
+        """Note that the stream of a session broke: SUSPECT; its leases go on for the grace. Later streams are not touched."""
+        key = (namespace, session_id)
+        self._contacts.drop(key, epoch)
+
+        def decide(view: View) -> None:
+            session = view.find_session(key)
+            if session is None or session.epoch != epoch or session.state is not SessionState.OPEN:
+                return
+            now = self._clock.now()
+            suspect = session.evolve(state=SessionState.SUSPECT, suspect_time=now)
+            fact = session_event(
+                EventType.SESSION_SUSPECT, suspect, reason=reason, expire_time=now + self._limits.reconnect_grace
+            )
+            view.put(suspect, fact)
+
+        await self._decisions.run(decide)
+
+    async def leave(self, namespace: str, session_id: str, epoch: int, reason: str) -> None:
+        """End a session as its worker asks: what it holds goes back to the queue, not counted."""
+        self._contacts.drop((namespace, session_id), epoch)
+        await self.end(namespace, session_id, f"{LEFT}{reason}", epoch=epoch)
+
+    async def end(self, namespace: str, session_id: str, reason: str, *, epoch: int = 0) -> None:
+        """End a session (with `epoch`, only if no newer stream has taken it over); its leases and agents follow."""
+        key = (namespace, session_id)
+
+        def decide(view: View) -> None:
+            session = view.find_session(key)
+            if session is None or (epoch and session.epoch != epoch):
+                return
+            view.delete(session)
+            view.emit(session_event(EventType.SESSION_ENDED, session, reason=reason))
+
+        await self._decisions.run(decide)
+        contact = self._contacts.get(key)
+        if contact is not None and self._memory.session(key) is None:
+            self._contacts.drop(key, contact.epoch)
+            contact.link.fence(SessionFenced("the session has ended", reason="SESSION_NOT_FOUND"))
+
+    async def drain(self, namespace: str, session_id: str, epoch: int) -> None:
+        """Hand nothing new to a session, as its worker asks."""
+
+        def decide(view: View) -> Session:
+            session = view.find_session((namespace, session_id))
+            if session is None or session.epoch != epoch:
+                raise SessionFenced("this stream is not the session's current one")
+            return session if session.draining else view.put(session.evolve(draining=True))
+
+        await self._decisions.run(decide)
+        self._contacts.deliver((namespace, session_id), Drained("as asked"))
+
+    def holds(self, namespace: str, session_id: str) -> int:
+        """Return how many leases are held through a session."""
+        return len(self._index.leases_by_session.get((namespace, session_id), ()))
+
+    def send_away(self, delay: Callable[[], float] = lambda: 0.0) -> None:
+        """Tell every session to go on elsewhere; nothing is lost by it."""
+        for contact in self._contacts:
+            contact.link.deliver(Reconnect(delay()))
+
+
+LEFT = "left: "
+"""Begins the reason of sessions that ended because their worker said so."""

@@ -1,0 +1,207 @@
+"""The verbs on tasks that callers use: delegate, cancel, retry, pause, resume, respond, review."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import cast
+
+from . import transitions
+from .assign import Requirement
+from .clock import Clock
+from .decide import Caller, Decisions, View, recall, remember
+from .errors import BadRequest, Exists, Overloaded
+from .index import Index
+from .ports import NewId
+from .records import Key, Kind, Payload
+from .sessions import SessionState
+from .tasks import MAX_DEPTH, ChildrenPolicy, DependencyPolicy, Task, TaskSpec, TaskState
+from .transitions import Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewTask:
+    """A task to be delegated; an empty id lets the kernel make one."""
+
+    id: str = ""
+    spec: TaskSpec
+
+
+class TaskVerbs:
+    """Every method answers when what it changed is durable. A call with a known request id answers with the outcome as it stands now."""
+
+    def __init__(
+        self, decisions: Decisions, index: Index, clock: Clock, new_id: NewId, *, maximum_queued: int = 1_000_000
+    ) -> None:
+        self._decisions = decisions
+        self._index = index
+        self._memory = decisions.memory
+        self._clock = clock
+        self._new_id = new_id
+        self._maximum_queued = maximum_queued
+
+    async def delegate(self, caller: Caller, tasks: Sequence[NewTask], *, use_existing: bool = False) -> list[Task]:
+        """Accept tasks, all or none, in the order given.
+
+        A task whose turn it is goes straight to a free agent. Raises `BadRequest` (dependency cycle, reused request id),
+        `NotFound` (pinned agent, parent, dependency), `Exists` (unless `use_existing`), `Overloaded` (queue full).
+        """
+        named = [(new.id or self._new_id(), new.spec) for new in tasks]
+        specs = dict(named)
+        if len(specs) != len(named):
+            raise BadRequest("two tasks of this call have the same task_id", field="tasks")
+        order = _sorted(specs)
+
+        def decide(view: View) -> list[Task]:
+            known = recall(view, caller)
+            if known is not None:
+                return [view.task(caller.namespace, task_id) for task_id in known.refs]
+            if self._index.pool.queued + len(specs) > self._maximum_queued:
+                raise Overloaded("the queue is full", reason="QUOTA_EXCEEDED", retry_after=1.0)
+            made: dict[str, Task] = {}
+            taken: dict[Key, int] = {}
+            for task_id in order:
+                existing = view.peek((Kind.TASK, (caller.namespace, task_id)))
+                if existing is None:
+                    made[task_id] = self._new_task(view, caller.namespace, task_id, specs[task_id], made, taken)
+                elif use_existing:
+                    made[task_id] = cast(Task, existing)
+                else:
+                    raise Exists(f"task_id {task_id!r} is in use", reason="TASK_EXISTS", metadata={"task_id": task_id})
+            remember(view, caller, list(specs), self._clock.now())
+            return [made[task_id] for task_id in specs]
+
+        return await self._decisions.run(decide)
+
+    def _new_task(
+        self,
+        view: View,
+        namespace: str,
+        task_id: str,
+        spec: TaskSpec,
+        made: Mapping[str, Task],
+        taken: dict[Key, int],
+    ) -> Task:
+        now = self._clock.now()
+        if spec.agent_id:
+            view.agent(namespace, spec.agent_id)
+        ancestors = self._ancestors(view, namespace, spec, made) if spec.parent_task_id else ()
+        failed, waiting = self._dependencies(view, namespace, spec, made) if spec.depends_on else ("", ())
+        task, facts = transitions.new(
+            namespace, task_id, spec, ancestors=ancestors, waiting_on=() if failed else waiting, now=now
+        )
+        if failed:
+            task, more = transitions.fail_dependency(task, failed, now=now)
+            return view.put(task, *facts, *more)
+        if task.state is TaskState.QUEUED and not self._index.pool.open:
+            step = self._assigned(view, task, taken, now)
+            if step is not None:
+                return view.put(step[0], *facts, *step[1])
+        return view.put(task, *facts)
+
+    def _assigned(self, view: View, task: Task, taken: dict[Key, int], now: float) -> Step | None:
+        """Assign at once when nobody who came earlier wants the agent: one commit less."""
+        spec = task.spec
+        need = Requirement(task.namespace, frozenset(spec.required_capabilities), spec.role, spec.agent_id)
+        agent = self._index.pool.choose(need, spec, taken)
+        if agent is None:
+            return None
+        record = view.find_agent(agent.key)
+        session = view.find_session((task.namespace, agent.session_id))
+        if record is None or session is None or session.state is not SessionState.OPEN:
+            return None
+        view.check(record)
+        view.check(session)
+        taken[agent.key] = taken.get(agent.key, 0) + 1
+        return transitions.assign(task, agent.key[1], agent.session_id, now=now)
+
+    def _ancestors(self, view: View, namespace: str, spec: TaskSpec, made: Mapping[str, Task]) -> tuple[str, ...]:
+        parent = made.get(spec.parent_task_id) or view.task(namespace, spec.parent_task_id)
+        if parent.terminal or parent.state is TaskState.CANCEL_REQUESTED:
+            raise transitions.illegal(parent, "given children")
+        if len(parent.ancestors) + 1 > MAX_DEPTH:
+            raise BadRequest(f"tasks nest at most {MAX_DEPTH} deep", field="spec.parent_task_id")
+        if parent.id not in made:
+            view.check(parent)
+        return (*parent.ancestors, parent.id)
+
+    def _dependencies(
+        self, view: View, namespace: str, spec: TaskSpec, made: Mapping[str, Task]
+    ) -> tuple[str, tuple[str, ...]]:
+        """Return the dependency that has failed already, if that matters, and those that have not ended."""
+        waiting: list[str] = []
+        for task_id in spec.depends_on:
+            other = made.get(task_id) or view.task(namespace, task_id)
+            if not other.terminal:
+                waiting.append(task_id)
+            elif other.state is not TaskState.SUCCEEDED and spec.dependency_policy is DependencyPolicy.FAIL:
+                return task_id, ()
+            if task_id not in made:
+                view.check(other)
+        return "", tuple(waiting)
+
+    async def cancel(self, caller: Caller, task_id: str, reason: str) -> Task:
+        """Ask a task to end: CANCELED when nobody holds it and no child has to be waited for, else CANCEL_REQUESTED."""
+
+        def change(task: Task) -> Step:
+            waits = task.spec.children_policy is ChildrenPolicy.WAIT and task.key in self._index.children
+            return transitions.request_cancel(task, reason, now=self._clock.now(), wait=waits)
+
+        return await self._change(caller, task_id, change)
+
+    async def retry(self, caller: Caller, task_id: str) -> Task:
+        """Begin a new attempt of a terminal task, or of one in RETRY_WAIT at once."""
+        return await self._change(caller, task_id, lambda task: transitions.retry_now(task, now=self._clock.now()))
+
+    async def pause(self, caller: Caller, task_id: str) -> Task:
+        """Pause a task; a held one keeps its lease."""
+        return await self._change(caller, task_id, lambda task: transitions.pause(task, now=self._clock.now()))
+
+    async def resume(self, caller: Caller, task_id: str) -> Task:
+        """Let a paused task go on."""
+        return await self._change(caller, task_id, lambda task: transitions.resume(task, now=self._clock.now()))
+
+    async def respond(self, caller: Caller, task_id: str, answer: Payload) -> Task:
+        """Answer the question of a task in INPUT_REQUIRED."""
+        return await self._change(
+            caller, task_id, lambda task: transitions.respond(task, answer, now=self._clock.now())
+        )
+
+    async def review(self, caller: Caller, task_id: str, accept: bool, comment: str) -> Task:
+        """Accept the result of a task in REPORTED, or send it back."""
+
+        def change(task: Task) -> Step:
+            now = self._clock.now()
+            return transitions.approve(task, now=now) if accept else transitions.send_back(task, comment, now=now)
+
+        return await self._change(caller, task_id, change)
+
+    async def _change(self, caller: Caller, task_id: str, change: Callable[[Task], Step]) -> Task:
+        def decide(view: View) -> Task:
+            task = view.task(caller.namespace, task_id)
+            if recall(view, caller) is not None:
+                return task
+            changed, facts = change(task)
+            if facts or changed is not task:
+                changed = view.put(changed, *facts)
+            remember(view, caller, [task_id], self._clock.now())
+            return changed
+
+        return await self._decisions.run(decide)
+
+
+def _sorted(specs: Mapping[str, TaskSpec]) -> list[str]:
+    """Return the tasks of one call so that parents and dependencies come first; raises `BadRequest` on a cycle."""
+    if not any(spec.depends_on or spec.parent_task_id for spec in specs.values()):
+        return list(specs)
+    graph: TopologicalSorter[str] = TopologicalSorter()
+    for task_id, spec in specs.items():
+        graph.add(task_id, *(other for other in (*spec.depends_on, spec.parent_task_id) if other in specs))
+    try:
+        return list(graph.static_order())
+    except CycleError as error:
+        circle = " → ".join(cast("list[str]", error.args[1]))
+        raise BadRequest(
+            f"the tasks depend on each other in a circle: {circle}", reason="DEPENDENCY_CYCLE", field="tasks"
+        ) from None

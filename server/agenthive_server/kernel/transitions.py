@@ -1,0 +1,447 @@
+"""The state machine of a task: pure functions from a task to the changed task and the facts that tell of it.
+
+Each raises `Refused` when the state does not allow the transition, and changes nothing then.
+"""
+
+from __future__ import annotations
+
+from . import retry
+from .errors import Refused
+from .events import Event, EventType, task_event
+from .records import Payload
+from .tasks import (
+    MAX_ANSWERS_KEPT,
+    MAX_ATTEMPTS_KEPT,
+    Attempt,
+    ErrorClass,
+    Lease,
+    Question,
+    Task,
+    TaskError,
+    TaskSpec,
+    TaskState,
+)
+
+Step = tuple[Task, tuple[Event, ...]]
+"""The task as it becomes and the facts that tell of it."""
+
+WAITING = frozenset({TaskState.BLOCKED, TaskState.QUEUED, TaskState.RETRY_WAIT})
+"""Open states in which nobody holds the task."""
+
+
+def illegal(task: Task, verb: str) -> Refused:
+    """Return the error for a transition the state does not allow."""
+    return Refused(
+        f"a task in {task.state} cannot be {verb}",
+        metadata={"task_id": task.id, "state": str(task.state)},
+    )
+
+
+def new(
+    namespace: str, task_id: str, spec: TaskSpec, *, ancestors: tuple[str, ...], waiting_on: tuple[str, ...], now: float
+) -> Step:
+    """Make a task: BLOCKED while it waits on others, else QUEUED."""
+    state = TaskState.BLOCKED if waiting_on else TaskState.QUEUED
+    task = Task(
+        namespace=namespace,
+        id=task_id,
+        spec=spec,
+        state=state,
+        ancestors=ancestors,
+        waiting_on=waiting_on,
+        create_time=now,
+        update_time=now,
+        queue_time=0.0 if waiting_on else now,
+        close_deadline=now + spec.timeouts.schedule_to_close,
+    )
+    fact = task_event(
+        EventType.TASK_DELEGATED,
+        task,
+        type=spec.type,
+        priority=spec.priority,
+        state=state.value,
+        parent_task_id=spec.parent_task_id,
+    )
+    return task, (fact,)
+
+
+def release(task: Task, ended: str, *, now: float) -> Step:
+    """Note that a dependency has ended well (or is to be ignored); QUEUED when it was the last."""
+    left = tuple(t for t in task.waiting_on if t != ended)
+    if left or task.terminal:
+        return task.evolve(waiting_on=left, update_time=now), ()
+    if task.state is TaskState.PAUSED and task.paused_from is TaskState.BLOCKED:
+        return task.evolve(waiting_on=left, paused_from=TaskState.QUEUED, update_time=now), ()
+    if task.state is not TaskState.BLOCKED:
+        return task.evolve(waiting_on=left, update_time=now), ()
+    queued = task.evolve(waiting_on=left, state=TaskState.QUEUED, queue_time=now, update_time=now)
+    return queued, (task_event(EventType.TASK_RELEASED, queued),)
+
+
+def assign(task: Task, agent_id: str, session_id: str, *, now: float) -> Step:
+    """Lease a QUEUED task to an agent: a new attempt with a lease epoch one higher."""
+    if task.state is not TaskState.QUEUED:
+        raise illegal(task, "assigned")
+    epoch = task.lease_epoch + 1
+    assigned = task.evolve(
+        state=TaskState.ASSIGNED,
+        reason="",
+        attempt=task.attempt + 1,
+        lease_epoch=epoch,
+        lease=Lease(agent_id=agent_id, session_id=session_id, epoch=epoch, assign_time=now),
+        update_time=now,
+    )
+    return assigned, (
+        task_event(
+            EventType.TASK_ASSIGNED, assigned, attempt=assigned.attempt, lease_epoch=epoch, session_id=session_id
+        ),
+    )
+
+
+def accept(task: Task, *, now: float) -> Step:
+    """Note that the agent took the task: RUNNING. A task that runs already stays as it is."""
+    lease = task.lease
+    if lease is None or lease.start_time:
+        return task, ()
+    started = Lease(
+        agent_id=lease.agent_id,
+        session_id=lease.session_id,
+        epoch=lease.epoch,
+        assign_time=lease.assign_time,
+        start_time=now,
+        close_deadline=now + task.spec.timeouts.start_to_close,
+    )
+    state = TaskState.RUNNING if task.state is TaskState.ASSIGNED else task.state
+    running = task.evolve(state=state, lease=started, update_time=now)
+    return running, (task_event(EventType.TASK_STARTED, running, attempt=running.attempt, lease_epoch=lease.epoch),)
+
+
+def _closed(task: Task, error: TaskError | None, counted: bool, now: float) -> tuple[Attempt, ...]:
+    lease = task.lease
+    if lease is None:
+        return task.attempts
+    attempt = Attempt(
+        number=task.attempt,
+        agent_id=lease.agent_id,
+        epoch=lease.epoch,
+        assign_time=lease.assign_time,
+        start_time=lease.start_time,
+        end_time=now,
+        error=error,
+        counted=counted,
+    )
+    return (*task.attempts, attempt)[-MAX_ATTEMPTS_KEPT:]
+
+
+def report(task: Task, result: Payload, *, now: float) -> Step:
+    """Take the result of the attempt: SUCCEEDED, or REPORTED where a review is asked for."""
+    task, facts = accept(task, now=now)
+    review = task.spec.requires_review
+    told = task_event(EventType.TASK_REPORTED if review else EventType.TASK_SUCCEEDED, task, attempt=task.attempt)
+    done = task.evolve(
+        state=TaskState.REPORTED if review else TaskState.SUCCEEDED,
+        reason="",
+        attempts=_closed(task, None, True, now),
+        counted_attempts=task.counted_attempts + 1,
+        lost_leases=0,
+        lease=None,
+        result=result,
+        error=None,
+        question=None,
+        update_time=now,
+        end_time=0.0 if review else now,
+    )
+    return done, (*facts, told)
+
+
+def fail_attempt(task: Task, error: TaskError, *, now: float, chance: float, progressed: bool = False) -> Step:
+    """End the attempt with an error and decide what follows: another attempt, FAILED, QUARANTINED, or CANCELED as asked.
+
+    `progressed`: the attempt had reported progress or a checkpoint, so a lost lease does not point at poison.
+    """
+    if task.lease is None:
+        raise illegal(task, "failed")
+    agent_id = task.lease.agent_id
+    if task.state is TaskState.CANCEL_REQUESTED:
+        return canceled(task, task.reason, now=now, error=error)
+    infra = error.error_class is ErrorClass.INFRA
+    lost = (0 if progressed else task.lost_leases) + 1 if infra else 0
+    decision = retry.decide(task.spec.retry, error, task.counted_attempts, chance)
+    counted = task.counted_attempts + (1 if decision.counted else 0)
+    ended = task.evolve(
+        attempts=_closed(task, error, decision.counted, now),
+        counted_attempts=counted,
+        lost_leases=lost,
+        question=None,
+        update_time=now,
+    )
+    if infra and lost >= retry.POISON_LIMIT:
+        return _quarantined(ended, error, now)
+    if decision.delay is None:
+        return _failed(ended, error, now)
+    if infra:
+        ended = avoiding(ended, agent_id, now + retry.LOST_AVOID, now)
+        if decision.delay <= 0:
+            return _requeued(ended, error.reason or "INFRA", now)
+    return _waiting(ended, error, now + decision.delay, now)
+
+
+def _failed(task: Task, error: TaskError, now: float) -> Step:
+    told = task_event(EventType.TASK_FAILED, task, attempt=task.attempt, error=error)
+    return task.evolve(state=TaskState.FAILED, reason=error.message, error=error, lease=None, end_time=now), (told,)
+
+
+def _quarantined(task: Task, error: TaskError, now: float) -> Step:
+    told = task_event(EventType.TASK_QUARANTINED, task, lost_leases=task.lost_leases)
+    ended = task.evolve(state=TaskState.QUARANTINED, reason=error.message, error=error, lease=None, end_time=now)
+    return ended, (told,)
+
+
+def _waiting(task: Task, error: TaskError, retry_time: float, now: float) -> Step:
+    told = task_event(EventType.TASK_RETRY_SCHEDULED, task, attempt=task.attempt, error=error, retry_time=retry_time)
+    if task.state is TaskState.PAUSED:
+        return task.evolve(paused_from=TaskState.RETRY_WAIT, retry_time=retry_time, lease=None, error=error), (told,)
+    return (
+        task.evolve(state=TaskState.RETRY_WAIT, retry_time=retry_time, lease=None, error=error, reason=error.message),
+        (told,),
+    )
+
+
+def _requeued(task: Task, reason: str, now: float) -> Step:
+    told = task_event(EventType.TASK_REQUEUED, task, attempt=task.attempt, reason=reason)
+    if task.state is TaskState.PAUSED:
+        return task.evolve(paused_from=TaskState.QUEUED, lease=None, update_time=now), (told,)
+    queued = task.evolve(
+        state=TaskState.QUEUED, reason=reason, lease=None, question=None, queue_time=now, update_time=now
+    )
+    return queued, (told,)
+
+
+def avoiding(task: Task, agent_id: str, until: float, now: float) -> Task:
+    """Return the task, not to be offered to an agent before a time."""
+    kept = tuple((a, t) for a, t in task.avoid if t > now and a != agent_id)[-15:]
+    return task.evolve(avoid=(*kept, (agent_id, until)))
+
+
+def give_back(task: Task, reason: str, *, now: float, avoid_until: float = 0.0) -> Step:
+    """End the attempt without counting it: rejected, not answered, handed back. QUEUED again, or CANCELED as asked."""
+    if task.lease is None:
+        raise illegal(task, "given back")
+    if task.state is TaskState.CANCEL_REQUESTED:
+        return canceled(task, task.reason, now=now)
+    error = TaskError(error_class=ErrorClass.INFRA, reason=reason)
+    if avoid_until:
+        task = avoiding(task, task.lease.agent_id, avoid_until, now)
+    return _requeued(task.evolve(attempts=_closed(task, error, False, now)), reason, now)
+
+
+def lose(task: Task, reason: str, *, now: float, chance: float, progressed: bool) -> Step:
+    """End the lease because contact was lost or the pulse for it stopped."""
+    if task.lease is not None and not task.lease.start_time:
+        return give_back(task, reason, now=now)
+    return fail_attempt(
+        task, TaskError(error_class=ErrorClass.INFRA, reason=reason), now=now, chance=chance, progressed=progressed
+    )
+
+
+def request_cancel(task: Task, reason: str, *, now: float, wait: bool = False) -> Step:
+    """Ask for the end: CANCELED at once when nobody holds it, else CANCEL_REQUESTED; terminal tasks stay as they are.
+
+    `wait`: children are to end first, so a task that nobody holds waits in CANCEL_REQUESTED too.
+    """
+    if task.terminal or task.state is TaskState.CANCEL_REQUESTED:
+        return task, ()
+    if task.lease is None and not wait:
+        return canceled(task, reason, now=now)
+    asked = task.evolve(state=TaskState.CANCEL_REQUESTED, reason=reason, question=None, update_time=now)
+    return asked, (task_event(EventType.TASK_CANCEL_REQUESTED, asked, reason=reason),)
+
+
+def canceled(task: Task, reason: str, *, now: float, error: TaskError | None = None) -> Step:
+    """End the task as CANCELED."""
+    told = task_event(EventType.TASK_CANCELED, task, reason=reason)
+    ended = task.evolve(
+        state=TaskState.CANCELED,
+        reason=reason,
+        attempts=_closed(task, error, False, now),
+        lease=None,
+        question=None,
+        update_time=now,
+        end_time=now,
+    )
+    return ended, (told,)
+
+
+def expire(task: Task, clock: str, *, now: float) -> Step:
+    """End the task because a clock of the whole task ran out."""
+    error = TaskError(error_class=ErrorClass.TIMEOUT, reason=clock, message=f"the {clock} clock ran out")
+    told = task_event(EventType.TASK_EXPIRED, task, clock=clock)
+    ended = task.evolve(
+        state=TaskState.EXPIRED,
+        reason=error.message,
+        error=error,
+        attempts=_closed(task, error, False, now),
+        lease=None,
+        question=None,
+        update_time=now,
+        end_time=now,
+    )
+    return ended, (told,)
+
+
+def due(task: Task, *, now: float) -> Step:
+    """Let a task whose wait after a failure is over go back to the queue."""
+    if task.state is not TaskState.RETRY_WAIT:
+        raise illegal(task, "queued")
+    queued = task.evolve(state=TaskState.QUEUED, retry_time=0.0, queue_time=now, update_time=now)
+    return queued, (task_event(EventType.TASK_REQUEUED, queued, attempt=task.attempt, reason="RETRY_DUE"),)
+
+
+def fail_dependency(task: Task, ended: str, *, now: float) -> Step:
+    """End a waiting task because one it depends on ended without success."""
+    error = TaskError(
+        error_class=ErrorClass.INVALID, reason="DEPENDENCY_FAILED", message=f"task {ended} ended without success"
+    )
+    return _failed(task.evolve(waiting_on=(), update_time=now), error, now)
+
+
+def pause(task: Task, *, now: float) -> Step:
+    """Pause an open task; a held one keeps its lease. A paused one stays as it is."""
+    if task.state is TaskState.PAUSED:
+        return task, ()
+    allowed = WAITING | {TaskState.ASSIGNED, TaskState.RUNNING}
+    if task.state not in allowed:
+        raise illegal(task, "paused")
+    paused = task.evolve(state=TaskState.PAUSED, paused_from=task.state, pause_time=now, update_time=now)
+    return paused, (task_event(EventType.TASK_PAUSED, paused),)
+
+
+def resume(task: Task, *, now: float) -> Step:
+    """Let a paused task go on where it was; the clock of a held attempt did not run."""
+    if task.state is not TaskState.PAUSED:
+        raise illegal(task, "resumed")
+    lease = task.lease
+    state = task.paused_from or TaskState.QUEUED
+    changes: dict[str, object] = {}
+    if lease is not None:
+        state = TaskState.RUNNING if lease.start_time else TaskState.ASSIGNED
+        if lease.close_deadline:
+            changes["lease"] = Lease(
+                agent_id=lease.agent_id,
+                session_id=lease.session_id,
+                epoch=lease.epoch,
+                assign_time=lease.assign_time,
+                start_time=lease.start_time,
+                close_deadline=lease.close_deadline + (now - task.pause_time),
+            )
+    elif state in (TaskState.ASSIGNED, TaskState.RUNNING):
+        state = TaskState.QUEUED
+    if state is TaskState.QUEUED:
+        changes["queue_time"] = now
+    going = task.evolve(state=state, paused_from=None, pause_time=0.0, update_time=now, **changes)
+    return going, (task_event(EventType.TASK_RESUMED, going, state=state.value),)
+
+
+def ask(task: Task, question: Question, *, now: float) -> Step:
+    """Note the question of the agent: INPUT_REQUIRED; with `release_slot` the lease ends."""
+    task, facts = accept(task, now=now)
+    if task.state is not TaskState.RUNNING:
+        raise illegal(task, "asked about")
+    told = task_event(EventType.TASK_INPUT_REQUESTED, task, question=question.question[:1024])
+    changes: dict[str, object] = {}
+    if question.release_slot:
+        changes = {"lease": None, "attempts": _closed(task, None, False, now)}
+    asked = task.evolve(state=TaskState.INPUT_REQUIRED, question=question, update_time=now, **changes)
+    return asked, (*facts, told)
+
+
+def respond(task: Task, answer: Payload, *, now: float, defaulted: bool = False) -> Step:
+    """Answer the open question: the attempt goes on, or the task is QUEUED for one that knows the answer."""
+    if task.state is not TaskState.INPUT_REQUIRED:
+        raise illegal(task, "answered")
+    held = task.lease is not None
+    answered = task.evolve(
+        state=TaskState.RUNNING if held else TaskState.QUEUED,
+        question=None,
+        answers=(*task.answers, answer)[-MAX_ANSWERS_KEPT:],
+        queue_time=task.queue_time if held else now,
+        update_time=now,
+    )
+    return answered, (task_event(EventType.TASK_INPUT_RECEIVED, answered, defaulted=defaulted),)
+
+
+def fail_without_lease(task: Task, error: TaskError, *, now: float) -> Step:
+    """End a task that waits for an answer nobody gives, and that nobody holds."""
+    return _failed(task.evolve(question=None, update_time=now), error, now)
+
+
+def approve(task: Task, *, now: float) -> Step:
+    """Accept the reported result: SUCCEEDED."""
+    if task.state is not TaskState.REPORTED:
+        raise illegal(task, "reviewed")
+    done = task.evolve(state=TaskState.SUCCEEDED, update_time=now, end_time=now)
+    return done, (task_event(EventType.TASK_SUCCEEDED, done, attempt=done.attempt),)
+
+
+def send_back(task: Task, comment: str, *, now: float) -> Step:
+    """Refuse the reported result: QUEUED again, with the comment among the answers; FAILED when no attempt is left."""
+    if task.state is not TaskState.REPORTED:
+        raise illegal(task, "reviewed")
+    told = task_event(EventType.TASK_SENT_BACK, task, comment=comment)
+    if task.counted_attempts >= task.spec.retry.maximum_attempts:
+        error = TaskError(error_class=ErrorClass.TOOL, reason="SENT_BACK", message=comment)
+        ended, facts = _failed(task, error, now)
+        return ended.evolve(update_time=now), (told, *facts)
+    note = Payload(content_type="text/plain", data=comment.encode())
+    queued = task.evolve(
+        state=TaskState.QUEUED,
+        result=None,
+        answers=(*task.answers, note)[-MAX_ANSWERS_KEPT:],
+        queue_time=now,
+        update_time=now,
+    )
+    return queued, (told,)
+
+
+def retry_now(task: Task, *, now: float) -> Step:
+    """Begin a new attempt of a terminal task, with fresh clocks and attempts; or of one in RETRY_WAIT at once."""
+    if task.state is TaskState.RETRY_WAIT:
+        return due(task, now=now)
+    if not task.terminal:
+        raise illegal(task, "retried")
+    again = task.evolve(
+        state=TaskState.QUEUED,
+        reason="",
+        counted_attempts=0,
+        lost_leases=0,
+        waiting_on=(),
+        avoid=(),
+        result=None,
+        error=None,
+        end_time=0.0,
+        retry_time=0.0,
+        queue_time=now,
+        close_deadline=now + task.spec.timeouts.schedule_to_close,
+        update_time=now,
+    )
+    return again, (task_event(EventType.TASK_RETRIED, again, previous_state=task.state.value),)
+
+
+def next_deadline(task: Task, accept_timeout: float) -> tuple[float, str] | None:
+    """Return when the next clock of this task runs out, and that clock's name; None when none runs."""
+    if task.state is TaskState.REPORTED or task.terminal:
+        return None
+    clocks: list[tuple[float, str]] = [(task.close_deadline, "SCHEDULE_TO_CLOSE")]
+    lease = task.lease
+    if task.state is TaskState.QUEUED:
+        clocks.append((task.queue_time + task.spec.timeouts.schedule_to_start, "SCHEDULE_TO_START"))
+    elif task.state is TaskState.RETRY_WAIT:
+        clocks.append((task.retry_time, "RETRY"))
+    elif task.state is TaskState.INPUT_REQUIRED and task.question and task.question.deadline:
+        clocks.append((task.question.deadline, "INPUT"))
+    elif lease is not None and task.state is not TaskState.PAUSED:
+        if lease.close_deadline:
+            clocks.append((lease.close_deadline, "START_TO_CLOSE"))
+        else:
+            clocks.append((lease.assign_time + accept_timeout, "ACCEPT"))
+    return min(clocks)
