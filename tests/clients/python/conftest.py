@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import grpc
@@ -80,6 +81,8 @@ class Stream:
         self.answers: asyncio.Queue[pb.ConnectResponse | Refusal | None] = asyncio.Queue()
         self.received: list[pb.ConnectRequest] = []
         self.over = asyncio.Event()
+        self.run: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rest: deque[pb.WorkerItem] = deque()
         self._number = 0
 
     async def frame(self) -> pb.ConnectRequest:
@@ -90,14 +93,16 @@ class Stream:
         return frame
 
     async def item(self, kind: str, *, acknowledge: bool = True) -> pb.WorkerItem:
-        """Skip to the next item of a kind."""
+        """Skip to the next item of a kind; acknowledge the frames on the way."""
         while True:
-            frame = await self.frame()
-            if acknowledge:
-                self.send(acknowledged=frame.frame_number)
-            for item in frame.items:
+            while self._rest:
+                item = self._rest.popleft()
                 if item.WhichOneof("item") == kind:
                     return item
+            frame = await self.frame()
+            self._rest.extend(frame.items)
+            if acknowledge:
+                self.send(acknowledged=frame.frame_number)
 
     def send(self, *items: pb.ControlItem, acknowledged: int = 0) -> None:
         self._number += 1

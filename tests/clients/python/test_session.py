@@ -236,7 +236,8 @@ async def test_contact_lost_is_told_once_for_each_loss(
         stream.welcome()
         await host.welcomes.get()
         assert await host.lost.get() >= 0.05  # silence counts, although the stream stands
-        stream.send()
+        stream.send(pb.ControlItem(drain=pb.ServerDrain()))
+        await host.items.get()
         await server.kill()
         assert await host.lost.get() >= 0.05
         assert session.lost_for >= 0.05
