@@ -183,7 +183,8 @@ class Decisions:
                 if await view.settled():
                     return answer
                 continue
-            outcome = await self.commit(view.changes)
+            # Shielded: others may rest on this outcome, and a caller that goes away must not take it from them.
+            outcome = await asyncio.shield(self.commit(view.changes))
             if isinstance(outcome, Conflicted):
                 await self._read(outcome.refs, extra)
                 continue
@@ -194,7 +195,10 @@ class Decisions:
 
     def commit(self, changes: ChangeSet) -> asyncio.Future[Outcome]:
         """Submit a change set and make it the latest state at once."""
-        future = self._submit(changes)
+        try:
+            future = self._submit(changes)
+        except ValueError as error:
+            raise BadRequest(f"this is too much for one change: {error}; send less at once") from None
         self.memory.apply(changes, cast("asyncio.Future[object]", future))
         return future
 

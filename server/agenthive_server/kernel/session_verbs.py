@@ -48,7 +48,7 @@ class Outputs(Protocol):
     async def save(self, namespace: str, task_id: str, attempt: int) -> str:
         """Keep the tail of an attempt's output as a blob and return its id; empty when there was no output."""
 
-    def progress(self, task: Task, fraction: float, text: str) -> None:
+    def progress(self, task: Task, attempt: int, fraction: float, text: str = "") -> object:
         """Tell readers of the OUTPUT class how far an attempt is."""
 
 
@@ -295,7 +295,7 @@ class SessionVerbs:
         if beat.fraction is not None or beat.checkpoint is not None:
             contact.progressed[task.key] = now
         if self._outputs is not None and (beat.fraction is not None or beat.text is not None):
-            self._outputs.progress(task, beat.fraction or 0.0, beat.text or "")
+            self._outputs.progress(task, task.attempt, beat.fraction or 0.0, beat.text or "")
         # A checkpoint and usage are always written; mere progress at most once a second a task.
         if beat.checkpoint is None and beat.usage is None and now - contact.written.get(task.key, -1.0) < 1.0:
             return False
