@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import TYPE_CHECKING, Final, TypedDict
 
 import grpc
@@ -74,6 +75,8 @@ class EventStream:
         self._backoff = backoff or Backoff()
         self._silence = silence_seconds
         self._cursor = request.after_cursor
+        self._rest: deque[Event] = deque()
+        self._rest_cursor = ""
         self._last_sequence = 0
         self._in_snapshot = request.start == orchestrator.STREAM_START_SNAPSHOT_THEN_TAIL
         self._resumable = False
@@ -109,27 +112,32 @@ class EventStream:
 
     async def __aiter__(self) -> AsyncIterator[Event]:
         """Yield the events one by one; `cursor` moves with the last event of each batch."""
-        async for events, cursor in self._received():
-            for index, event in enumerate(events):
-                if index == len(events) - 1:
-                    self._advance(cursor)
+        async for _ in self._received():
+            while self._rest:
+                event = self._rest.popleft()
+                if not self._rest:
+                    self._advance()
                 yield event
-            self._advance(cursor)
+            self._advance()
 
     async def batches(self) -> AsyncIterator[tuple[Sequence[Event], str]]:
         """Yield the events as they arrived together, with the cursor after them.
 
         Bookmarks come too, without events. Inside a snapshot the cursor is empty.
         """
-        async for events, cursor in self._received():
-            self._advance(cursor)
+        async for cursor in self._received():
+            events = list(self._rest)
+            self._rest.clear()
+            self._advance()
             yield events, cursor
 
-    def _advance(self, cursor: str) -> None:
-        if cursor:
-            self._cursor = cursor
+    def _advance(self) -> None:
+        self._cursor = self._rest_cursor or self._cursor
 
-    async def _received(self) -> AsyncIterator[tuple[Sequence[Event], str]]:
+    async def _received(self) -> AsyncIterator[str]:
+        """Put what arrives into `_rest` and yield its cursor, beginning with what an earlier iteration left there."""
+        if self._rest:
+            yield self._rest_cursor
         loop = asyncio.get_running_loop()
         self._last_answer = loop.time()
         while True:
@@ -137,7 +145,8 @@ class EventStream:
             try:
                 async for response in self._open():
                     self._last_answer = loop.time()
-                    yield self._take(response)
+                    self._take(response)
+                    yield self._rest_cursor
                 if self._request.no_follow:
                     return
             except grpc.aio.AioRpcError as error:
@@ -170,7 +179,8 @@ class EventStream:
                 yield response
         finally:
             call.cancel()
-            self._call = None
+            if self._call is call:
+                self._call = None
 
     def _next_request(self) -> StreamEventsRequest:
         request = orchestrator.StreamEventsRequest()
@@ -185,12 +195,10 @@ class EventStream:
         request.output_positions.extend(self._output.positions())
         return request
 
-    def _take(self, response: StreamEventsResponse) -> tuple[Sequence[Event], str]:
-        events = [event for received in response.events if (event := self._new(received)) is not None]
-        if self._in_snapshot:
-            return events, ""
-        self._resumable = True
-        return events, response.cursor
+    def _take(self, response: StreamEventsResponse) -> None:
+        self._rest.extend(event for received in response.events if (event := self._new(received)) is not None)
+        self._rest_cursor = "" if self._in_snapshot else response.cursor
+        self._resumable = self._resumable or bool(self._rest_cursor)
 
     def _new(self, event: Event) -> Event | None:
         if event.sequence == 0:
