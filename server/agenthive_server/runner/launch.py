@@ -69,8 +69,10 @@ class Launcher:
         """`search_path` is the PATH agents get; `patience` the seconds between SIGTERM and SIGKILL."""
         self.search_path = search_path
         self.patience = patience
-        self.kept: set[int] = set()
-        """Children that are not strays: leaders that were not waited for yet, and the guard."""
+        self.leaders: set[int] = set()
+        """Processes started here whose tree was not verified to be empty yet."""
+        self.guard = 0
+        """The guard of the runner, which is no stray either."""
         self._adopts = False
         programs = [shutil.which(name, path=SEARCH_PATH) for name in ("setpriv", "prlimit")]
         self._programs = [program for program in programs if program]
@@ -101,7 +103,7 @@ class Launcher:
             start_new_session=True,
             umask=0o077,
         )
-        self.kept.add(popen.pid)
+        self.leaders.add(popen.pid)
         return Child(popen, command.marker, self)
 
     def _confinement(self, limits: Limits) -> list[str]:
@@ -121,7 +123,7 @@ class Launcher:
             lists = [Path(f"/proc/self/task/{thread}/children").read_text() for thread in os.listdir("/proc/self/task")]
         except OSError:
             return None
-        found = {int(pid) for children in lists for pid in children.split()} - self.kept
+        found = {int(pid) for children in lists for pid in children.split()} - self.leaders - {self.guard}
         for pid in list(found):
             with contextlib.suppress(ChildProcessError):
                 if os.waitpid(pid, os.WNOHANG)[0]:
@@ -129,7 +131,7 @@ class Launcher:
         return found
 
     async def kill_strays(self) -> None:
-        """Kill every adopted orphan with its tree, whoever it belonged to. For the end of a runner."""
+        """Kill every orphan that is adopted by now, with its tree, whoever it belonged to."""
         for pid in self.strays() or ():
             if process := find_process(pid):
                 await kill_tree([ProcessId(pid, process.start_time)], "", self.patience)
@@ -206,8 +208,9 @@ class Child:
             _logger.error("processes survived SIGKILL", extra={"pids": [each.pid for each in survivors]})
         await self.exited.wait()
         code = self._popen.wait()
-        self._launcher.kept.discard(self.id.pid)
-        self._launcher.strays()
+        self._launcher.leaders.discard(self.id.pid)
+        if not self._launcher.leaders:  # strays can only be of this tree, even those without a mark
+            await self._launcher.kill_strays()
         return Exit(code=code, reason=f"exit code {code}") if code >= 0 else Exit(signal=-code, reason=_signal(-code))
 
     def close(self) -> None:

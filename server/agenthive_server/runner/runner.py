@@ -23,6 +23,7 @@ EXIT_STOPPED = 0
 EXIT_SESSION = 1
 EXIT_ORPHANED = 69
 _TICK = 1.0
+_GOODBYE_TIMEOUT = 10.0
 _logger = logging.getLogger(__name__)
 
 
@@ -60,19 +61,18 @@ class Runner:
         try:
             await self._stop.wait()
             await self._host.leave("the runner stops")
-            await session
+            await asyncio.wait({session}, timeout=_GOODBYE_TIMEOUT)
         finally:
             for task in (session, watch):
                 task.cancel()
             await asyncio.gather(session, watch, return_exceptions=True)
             self._guard.close()
-            self._launcher.kept.discard(self._guard.pid)
             self._ledger.close()
         return self._exit_code
 
     def _start_guard(self) -> Guard:
         guard = Guard(self._ledger)
-        self._launcher.kept.add(guard.pid)
+        self._launcher.guard = guard.pid
         return guard
 
     async def _hold_session(self) -> None:
@@ -92,7 +92,6 @@ class Runner:
                 self._exit_code = EXIT_ORPHANED
                 self._stop.set()
             if not self._guard.alive():
-                self._launcher.kept.discard(self._guard.pid)
                 self._guard = self._start_guard()
 
 

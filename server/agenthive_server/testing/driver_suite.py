@@ -18,7 +18,7 @@ import pytest
 from agenthive.v1 import agent_pb2, event_pb2, payload_pb2, task_pb2, worker_service_pb2
 
 from agenthive_server.runner.driver import Driver, Exit, Handle, Outcome, Start, StartFailed, TaskKey
-from agenthive_server.runner.tree import list_members
+from agenthive_server.runner.tree import find_process, list_members
 
 DEADLINE = 20.0
 
@@ -90,16 +90,34 @@ class RecordedReport:
                 await self.news.wait()
 
 
+async def eventually(condition: Callable[[], object]) -> None:
+    """Return when the condition holds. Raises TimeoutError after the deadline."""
+    async with asyncio.timeout(DEADLINE):
+        while not condition():  # noqa: ASYNC110 - processes and files ring no bell
+            await asyncio.sleep(0.01)
+
+
+async def gone(*pids: int) -> None:
+    """Return when these processes have ended. Raises TimeoutError after the deadline."""
+
+    def ended() -> bool:
+        found = (find_process(pid) for pid in pids)
+        return not any(process and process.alive for process in found)
+
+    await eventually(ended)
+
+
 def new_task(task_id: str = "task-1", *, lease_epoch: int = 1, **spec: Any) -> worker_service_pb2.TaskAssignment:
     """An assignment; `spec` goes into its TaskSpec."""
-    spec = {"type": "probe", "input": payload_pb2.Payload(content_type="application/json", data=b'{"n":1}')} | spec
+    numbers = payload_pb2.Payload(content_type="application/json", data=b'{"n":1}')
+    fields: dict[str, Any] = {"type": "probe", "input": numbers, **spec}
     return worker_service_pb2.TaskAssignment(
         agent_id="agent-1",
         task_id=task_id,
         namespace="default",
         lease_epoch=lease_epoch,
         attempt=1,
-        spec=task_pb2.TaskSpec(**spec),
+        spec=task_pb2.TaskSpec(**fields),
     )
 
 
