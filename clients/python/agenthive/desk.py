@@ -118,9 +118,20 @@ class Desk:
 
     def canceled(self, cancel: pb.TaskCancel) -> None:
         """Stop an attempt and report that; if it does not end within the grace, report all the same."""
-        if execution := self._find(cancel.task_id, cancel.lease_epoch):
+        lease = Lease(cancel.task_id, cancel.lease_epoch)
+        if execution := self._find(*lease):
             grace = cancel.grace.ToNanoseconds() / 1e9 if cancel.HasField("grace") else 10.0
             execution.stop(Ending.CANCEL, cancel.reason, grace)
+        elif lease not in self._ended and lease.task_id not in self._executions:
+            # Nothing runs, and the server does not know that: it would wait until the lease expires.
+            self._end(
+                lease,
+                pb.WorkerItem(
+                    result=pb.TaskResult(
+                        task_id=lease.task_id, lease_epoch=lease.epoch, canceled="the worker does not hold it any more"
+                    )
+                ),
+            )
 
     def revoked(self, revoked: pb.LeaseRevoked) -> None:
         """Stop an attempt and report nothing."""

@@ -36,6 +36,18 @@ def lease_of(item: pb.WorkerItem) -> Lease | None:
     return Lease(about.task_id, about.lease_epoch)
 
 
+def split_heartbeat(heartbeat: pb.Heartbeat) -> Iterator[pb.Heartbeat]:
+    """Yield a heartbeat in parts of at most about a mebibyte: a thousand checkpoints are too much for one frame."""
+    part, size = pb.Heartbeat(), 0
+    for beat in heartbeat.tasks:
+        if part.tasks and size + beat.ByteSize() > MAX_FRAME_BYTES:
+            yield part
+            part, size = pb.Heartbeat(), 0
+        part.tasks.append(beat)
+        size += beat.ByteSize()
+    yield part
+
+
 class _Slot:
     """An item until it is acknowledged; then, or when it was dropped, the item is None."""
 

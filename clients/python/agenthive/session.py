@@ -4,47 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-import grpc
-
-from agenthive.errors import (
-    AlreadyExists,
-    FailedPrecondition,
-    HiveError,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    ProtocolViolation,
-    SessionNotFound,
-    Unauthenticated,
-    Unavailable,
-    Unimplemented,
-    error_from_rpc,
-)
-from agenthive.outbox import Lease, Outbox, lease_of
+from agenthive.errors import HiveError, ProtocolViolation, SessionNotFound, Unavailable
+from agenthive.outbox import Lease, Outbox, lease_of, split_heartbeat
 from agenthive.service_config import CHANNEL_OPTIONS, call_metadata, open_channel
+from agenthive.session_call import SessionCall
 from agenthive.session_host import Host, Timing
 from agenthive.v1 import worker_service_pb2 as pb
-from agenthive.v1 import worker_service_pb2_grpc
-from agenthive.waiting import first_of
+from agenthive.waiting import final, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    Call = grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]
+    import grpc
 
 __all__ = ["Host", "Lease", "Session", "Timing", "lease_of"]
-
-_FATAL: Final = (
-    AlreadyExists,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    Unauthenticated,
-    Unimplemented,
-)
 
 
 class Session:
@@ -170,7 +145,7 @@ class Session:
                     raise
                 self.session_id, delay = "", 0.0
             except HiveError as error:
-                if isinstance(error, _FATAL) or error.reason == "MESSAGE_TOO_LARGE":
+                if final(error):
                     raise
                 delay = error.retry_after if error.retry_after is not None else self._backoff.next()
             finally:
@@ -182,19 +157,17 @@ class Session:
         """Hold one stream to its end; return how long to wait before the next."""
         # A channel of its own: "go on elsewhere" must not end at the same connection again.
         async with open_channel(self._target, self._credentials, self._options) as channel:
-            call = worker_service_pb2_grpc.WorkerServiceStub(channel).Connect(metadata=self._metadata)
+            call = SessionCall(channel, self._metadata)
             try:
                 return await first_of(self._converse(call), self._stopped())
-            except grpc.aio.AioRpcError as error:
-                raise error_from_rpc(error) from error
             finally:
                 call.cancel()
 
-    async def _converse(self, call: Call) -> float:
+    async def _converse(self, call: SessionCall) -> float:
         first = await self._greet(call)
         return await first_of(self._read(call, first), self._write(call), self._beat())
 
-    async def _greet(self, call: Call) -> pb.ConnectResponse:
+    async def _greet(self, call: SessionCall) -> pb.ConnectResponse:
         hello = pb.Hello()
         hello.CopyFrom(self._host.hello())
         hello.session_id = self.session_id
@@ -204,8 +177,8 @@ class Session:
             hello.leases.add(task_id=lease.task_id, lease_epoch=lease.epoch)
         try:
             async with asyncio.timeout(self._timing.welcome_timeout):
-                await _wrote(call, pb.ConnectRequest(items=[pb.WorkerItem(hello=hello)]))
-                response = await _response(call)
+                await call.write(pb.ConnectRequest(items=[pb.WorkerItem(hello=hello)]))
+                response = await call.read()
         except TimeoutError:
             raise Unavailable("no Welcome in time") from None
         if response is None:
@@ -234,7 +207,7 @@ class Session:
 
     # -- one stream
 
-    async def _read(self, call: Call, first: pb.ConnectResponse) -> float:
+    async def _read(self, call: SessionCall, first: pb.ConnectResponse) -> float:
         response: pb.ConnectResponse | None = first
         while response is not None:
             self._heard = self._now()
@@ -246,7 +219,7 @@ class Session:
             self._settled.set()
             if delay is not None:
                 return delay
-            response = await _response(call)
+            response = await call.read()
         if self._closing:
             self._over = True
         return self._backoff.next()
@@ -265,16 +238,17 @@ class Session:
                 return 0.0
         return None
 
-    async def _write(self, call: Call) -> float:
+    async def _write(self, call: SessionCall) -> float:
         while True:
             self._wake.clear()
             if self._beat_due:
                 self._beat_due = False
-                self._outbox.put(pb.WorkerItem(heartbeat=self._host.heartbeat()))
+                for beat in split_heartbeat(self._host.heartbeat()):
+                    self._outbox.put(pb.WorkerItem(heartbeat=beat))
             frame = self._outbox.next_frame(self._received)
             if frame is None:
                 await self._wake.wait()
-            elif not await _wrote(call, frame):
+            elif not await call.write(frame):
                 await asyncio.Event().wait()  # the call is over; the reader learns why
 
     async def _beat(self) -> float:
@@ -314,18 +288,3 @@ class Session:
 
     def _now(self) -> float:
         return self._timing.clock() if self._timing.clock else asyncio.get_running_loop().time()
-
-
-async def _wrote(call: Call, frame: pb.ConnectRequest) -> bool:
-    """Write a frame; False when the call is over, which only the reader may explain."""
-    try:
-        await call.write(frame)
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        return False
-    return True
-
-
-async def _response(call: Call) -> pb.ConnectResponse | None:
-    """Read a frame; None at the end of the stream. Raises AioRpcError when it broke."""
-    response = await call.read()
-    return response if isinstance(response, pb.ConnectResponse) else None

@@ -14,7 +14,7 @@ from agenthive.v1 import event_pb2, message_pb2, task_pb2
 from agenthive.v1 import worker_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from agenthive.payload import JsonValue
     from agenthive.v1.event_pb2 import OutputStream
@@ -64,8 +64,7 @@ class TaskContext:
     """One attempt of a task, for its handler.
 
     `cancelled` is true once the attempt is to end; a coroutine is cancelled as well, a plain function has to look.
-    `checkpoint` is the last one saved, by this attempt or an earlier one. `answers` are the answers to questions of
-    earlier attempts and the comments of reviewers, oldest first. `steering` holds messages about this task.
+    `checkpoint` is the last one saved, by this attempt or an earlier one. `steering` holds messages about this task.
 
     `report`, `save_checkpoint`, `output`, `usage` and `send_message` may be called from any thread and return at
     once: the news goes out with a heartbeat within about a second, output and messages immediately.
@@ -81,7 +80,6 @@ class TaskContext:
         self.attempt = assignment.attempt
         self.payload: Payload = assignment.spec.input
         self.checkpoint = assignment.checkpoint
-        self.answers = [value(each) for each in assignment.answers]
         self.cancelled = Flag()
         self.steering = Steering(self._read)
         self._send = send
@@ -100,6 +98,11 @@ class TaskContext:
     def input(self) -> JsonValue | bytes:
         """The input, decoded by its content type. Raises ValueError when it is not what that says, or a blob."""
         return value(self.payload)
+
+    @cached_property
+    def answers(self) -> Sequence[JsonValue | bytes]:
+        """Answers to questions of earlier attempts and comments of reviewers, oldest first. Raises as `input` does."""
+        return [value(each) for each in self.assignment.answers]
 
     async def progress(self, fraction: float, text: str = "") -> None:
         """Report progress, as `report()` does, and let others run: a good place to be cancelled."""

@@ -7,12 +7,23 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from agenthive import errors
 from agenthive.errors import Cancelled, DeadlineExceeded, HiveError, Internal, ResourceExhausted, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
+
+_FINAL = (
+    errors.AlreadyExists,
+    errors.FailedPrecondition,
+    errors.InvalidArgument,
+    errors.NotFound,
+    errors.PermissionDenied,
+    errors.Unauthenticated,
+    errors.Unimplemented,
+)
 
 
 @dataclass
@@ -43,6 +54,11 @@ def passing(error: HiveError) -> bool:
         return error.reason == "OVERLOADED"
     # The control plane gives every error a reason; without one it is the transport: a reset stream.
     return isinstance(error, Internal) and not error.reason
+
+
+def final(error: HiveError) -> bool:
+    """Say whether a session is over with this: it is refused for what it is, and would be again."""
+    return isinstance(error, _FINAL) or error.reason == "MESSAGE_TOO_LARGE"
 
 
 async def first_of(*coroutines: Coroutine[object, object, T]) -> T:

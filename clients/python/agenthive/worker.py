@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+from importlib import metadata
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agenthive.session import Session
@@ -71,7 +72,7 @@ class Worker:
         self._handlers: dict[str, Handler] = {}
         self._message_handler: MessageHandler | None = None
         self._host: WorkerHost | None = None
-        self._hello = pb.Hello(join_token=join_token, software="agenthive-python", display_name=display_name)
+        self._hello = pb.Hello(join_token=join_token, software=_software(), display_name=display_name)
         made = agent_pb2.AgentSpec()
         if spec is not None:
             made.CopyFrom(spec)
@@ -161,3 +162,10 @@ class Worker:
             group.create_task(self.stop())
             await received.get()
             group.create_task(self.stop(0.0))
+
+
+def _software() -> str:
+    try:
+        return f"agenthive-python/{metadata.version('agenthive')}"
+    except metadata.PackageNotFoundError:
+        return "agenthive-python"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from agenthive.outbox import MAX_ITEM_BYTES, Lease, Outbox
+from agenthive.outbox import MAX_ITEM_BYTES, Lease, Outbox, split_heartbeat
 from agenthive.v1 import task_pb2
 from agenthive.v1 import worker_service_pb2 as pb
 
@@ -94,6 +94,14 @@ def test_a_restart_keeps_the_beats_of_valid_leases() -> None:
     frame = outbox.next_frame(0)
     assert frame is not None
     assert [(each.task_id, each.checkpoint) for each in frame.items[0].heartbeat.tasks] == [("t-1", b"1")]
+
+
+def test_a_heartbeat_with_many_checkpoints_is_split() -> None:
+    beats = [pb.TaskBeat(task_id=f"t-{number}", checkpoint=b"x" * 60_000) for number in range(40)]
+    parts = list(split_heartbeat(pb.Heartbeat(tasks=beats)))
+    assert [beat.task_id for part in parts for beat in part.tasks] == [beat.task_id for beat in beats]
+    assert max(part.ByteSize() for part in parts) < 1024 * 1024 + 1024
+    assert list(split_heartbeat(pb.Heartbeat())) == [pb.Heartbeat()]  # an empty beat is a pulse too
 
 
 def test_leases_whose_end_is_on_its_way_are_told() -> None:

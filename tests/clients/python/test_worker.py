@@ -13,7 +13,7 @@ import pytest
 from agenthive import TaskContext, TaskFailed, Worker
 from agenthive.errors import SessionFenced
 from agenthive.payload import payload, value
-from agenthive.v1 import agent_pb2, error_pb2, message_pb2, task_pb2
+from agenthive.v1 import agent_pb2, error_pb2, message_pb2, payload_pb2, task_pb2
 from agenthive.v1 import worker_service_pb2 as pb
 
 if TYPE_CHECKING:
@@ -222,6 +222,23 @@ async def test_cancel_ends_a_coroutine_and_is_confirmed(gate: Gate, stream: Stre
     result = (await stream.item("result")).result
     assert result.canceled == "enough"
     assert context.cancelled
+
+
+async def test_a_cancel_for_what_is_not_in_hand_is_confirmed(stream: Stream) -> None:
+    stream.send(pb.ControlItem(cancel=pb.TaskCancel(task_id="t-1", lease_epoch=4)))
+    result = (await stream.item("result")).result
+    assert (result.lease_epoch, result.WhichOneof("outcome")) == (4, "canceled")
+
+
+async def test_an_answer_that_cannot_be_read_fails_only_the_handler_that_reads_it(
+    worker: Worker, stream: Stream
+) -> None:
+    @worker.task("work")
+    async def work(task: TaskContext) -> object:
+        return list(task.answers)
+
+    stream.assign("t-1", spec=spec(), answers=[payload_pb2.Payload(blob_id="sha256:0")])
+    assert (await stream.item("result")).result.error.reason == "ValueError"
 
 
 async def test_a_result_in_spite_of_a_cancel_counts(worker: Worker, stream: Stream) -> None:
