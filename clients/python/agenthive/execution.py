@@ -50,7 +50,8 @@ class Execution:
         self.ended = asyncio.Event()
         self.settled = asyncio.Event()  # reported, or nothing to report
         self._handler = handler
-        self._plain = not inspect.iscoroutinefunction(handler)
+        call = type(handler).__call__  # a handler may be an object with an `async def __call__`
+        self._plain = not (inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call))
         self._send = send
         self._threads = threads
         self._reason = ""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from agenthive.payload import JsonValue
-    from agenthive.v1.orchestrator_service_pb2 import AcceptedTask, IdConflictPolicy, NewTask
+    from agenthive.v1.orchestrator_service_pb2 import AcceptedTask, DelegateTaskRequest, IdConflictPolicy, NewTask
     from agenthive.v1.task_pb2 import Task, TaskSpec, TaskState
 
 TERMINAL_STATES: Final = frozenset({
@@ -97,8 +97,8 @@ class TaskCalls(Connection):
     ) -> Task:
         """Hand a task over and return it: durable, not done. `input` is what `payload()` takes.
 
-        With `wait` it returns when the task is terminal or, as it then stands, after `timeout` seconds (None: for
-        ever). Cancelling the call does not cancel the task.
+        With `wait` it returns when the task is terminal or, as it then stands, after `timeout` seconds (None: waits
+        for ever, also while the server is away). Cancelling the call does not cancel the task.
         """
         request = orchestrator.DelegateTaskRequest(
             request_id=new_request_id(request_id),
@@ -108,15 +108,7 @@ class TaskCalls(Connection):
         )
         if not wait:
             return (await self._call(self._orchestrator.DelegateTask, request, timeout)).task
-        clock = asyncio.get_running_loop().time
-        end = None if timeout is None else clock() + timeout
-        first = _POLL if timeout is None else min(_POLL, timeout)
-        request.wait_for = orchestrator.WAIT_FOR_RESULT
-        request.wait_timeout.FromNanoseconds(round(first * 1e9))
-        task = (await self._call(self._orchestrator.DelegateTask, request, first + _MARGIN)).task
-        if task.state in TERMINAL_STATES or (end is not None and clock() >= end):
-            return task
-        return await self.wait_task(task.task_id, timeout=None if end is None else end - clock())
+        return await self._delegate_and_wait(request, timeout)
 
     async def delegate_many(
         self,
@@ -167,6 +159,25 @@ class TaskCalls(Connection):
                 backoff.reset()
             else:  # a draining server answers at once; asking it again at once would only spin
                 await asyncio.sleep(backoff.next())
+
+    async def _delegate_and_wait(self, request: DelegateTaskRequest, timeout: float | None) -> Task:
+        clock, backoff = asyncio.get_running_loop().time, Backoff()
+        end = None if timeout is None else clock() + timeout
+        request.wait_for = orchestrator.WAIT_FOR_RESULT
+        task: Task | None = None
+        while task is None:
+            first = _POLL if end is None else min(_POLL, max(0.0, end - clock()))
+            request.wait_timeout.FromNanoseconds(round(first * 1e9))
+            try:
+                task = (await self._call(self._orchestrator.DelegateTask, request, first + _MARGIN)).task
+            except (Unavailable, DeadlineExceeded, Cancelled):  # repeating under the same request_id is safe
+                if end is not None and clock() >= end:
+                    raise
+                await asyncio.sleep(backoff.next())
+        left = None if end is None else end - clock()
+        if task.state in TERMINAL_STATES or (left is not None and left <= 0):
+            return task
+        return await self.wait_task(task.task_id, timeout=left)
 
     async def result(self, task_id: str, *, timeout: float | None = None) -> JsonValue | bytes:
         """Wait for a task and return its result, decoded as `value()` does.

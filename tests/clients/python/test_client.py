@@ -257,6 +257,17 @@ async def test_delegate_can_wait_for_the_outcome(client: Client, hive: Hive) -> 
     assert hive.calls[0].request.wait_for == orchestrator_service_pb2.WAIT_FOR_RESULT
 
 
+async def test_delegate_and_wait_is_repeated_under_the_same_request_id(
+    client: Client, hive: Hive, refusal: Callable[..., Refusal]
+) -> None:
+    hive.script["DelegateTask"] = [
+        refusal(grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"),
+        orchestrator_service_pb2.DelegateTaskResponse(task=task(task_pb2.TASK_STATE_SUCCEEDED)),
+    ]
+    assert (await client.delegate("work", wait=True)).state == task_pb2.TASK_STATE_SUCCEEDED
+    assert len({call.request.request_id for call in hive.calls}) == 1
+
+
 @pytest.mark.parametrize("recipients", [{}, {"agent_id": "a", "task_id": "t"}])
 async def test_a_message_has_one_recipient(client: Client, recipients: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="either"):

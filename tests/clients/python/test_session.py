@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from random import Random
 from typing import TYPE_CHECKING
 
 import grpc
@@ -14,9 +15,9 @@ from agenthive.session import Session, Timing
 from agenthive.v1 import worker_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
-    from tests.clients.python.conftest import Server, WorkerHive
+    from tests.clients.python.conftest import Server, Stream, WorkerHive
 
 
 class Recorder:
@@ -160,6 +161,48 @@ async def test_a_new_session_carries_over_only_what_is_about_valid_leases(
         assert [each.WhichOneof("item") for each in frame.items] == ["result", "messages_read"]
         assert frame.items[0].result.task_id == "done"
     assert session.session_id == "s-2"
+
+
+BREAKS: tuple[Callable[[Stream], None], ...] = (
+    lambda stream: stream.abort(grpc.StatusCode.UNAVAILABLE, "DRAINING"),
+    lambda stream: stream.send(pb.ControlItem(reconnect=pb.Reconnect())),
+    lambda stream: stream.end(),
+)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+async def test_every_item_arrives_once_and_in_order_however_often_the_stream_breaks(
+    session: Session, hive: WorkerHive, seed: int
+) -> None:
+    random = Random(seed)
+    sent = [read(f"m-{number}") for number in range(200)]
+    dealt_with: list[pb.WorkerItem] = []
+    last = 0
+
+    async def send() -> None:
+        for item in sent:
+            session.send(item)
+            if random.random() < 0.5:
+                await asyncio.sleep(0)
+
+    async with running(session):
+        sending = asyncio.ensure_future(send())
+        while len(dealt_with) < len(sent):
+            stream = await hive.stream()
+            stream.welcome("s-1", resumed=bool(stream.hello.session_id), acknowledged=last)
+            for _ in range(random.randint(1, 4)):
+                if len(dealt_with) == len(sent):
+                    break
+                frame = await stream.frame()
+                assert frame.frame_number <= last + 1
+                if frame.frame_number == last + 1:
+                    dealt_with += frame.items
+                    last = frame.frame_number
+                if random.random() < 0.5:
+                    stream.send(acknowledged=last)
+            random.choice(BREAKS)(stream)
+        await sending
+    assert dealt_with == sent
 
 
 async def test_a_reconnect_goes_on_with_the_session_and_asks_the_host_nothing(

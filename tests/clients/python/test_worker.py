@@ -69,11 +69,7 @@ class Gate:
 @pytest.fixture
 def gate(worker: Worker) -> Gate:
     made = Gate()
-
-    @worker.task("gated")
-    async def gated(task: TaskContext) -> object:
-        return await made(task)
-
+    worker.task("gated")(made)
     return made
 
 
