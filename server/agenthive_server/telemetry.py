@@ -22,7 +22,6 @@ RPC_SECONDS: Final = "agenthive_rpc_seconds_total"
 RPC_IN_FLIGHT: Final = "agenthive_rpc_in_flight"
 RPC_REFUSED: Final = "agenthive_rpc_refused_total"
 SESSIONS_OPEN: Final = "agenthive_sessions_open"
-SESSION_FRAMES: Final = "agenthive_session_frames_total"
 
 # Labels and log fields ----------------------------------------------------------------------------------------------
 
@@ -30,7 +29,6 @@ METHOD: Final = "method"
 CODE: Final = "code"
 REASON: Final = "reason"
 LOAD: Final = "load"
-DIRECTION: Final = "direction"
 CALL_ID: Final = "call_id"
 PEER: Final = "peer"
 PRINCIPAL: Final = "principal"

@@ -34,6 +34,8 @@ CODES: Final[dict[str, grpc.StatusCode]] = {
     "BLOB_NOT_FOUND": Code.NOT_FOUND,
     "MESSAGE_NOT_FOUND": Code.NOT_FOUND,
     "PLUGIN_NOT_FOUND": Code.NOT_FOUND,
+    # Of grpc.health.v1, whose protocol asks for NOT_FOUND.
+    "SERVICE_NOT_FOUND": Code.NOT_FOUND,
     "TASK_EXISTS": Code.ALREADY_EXISTS,
     "AGENT_EXISTS": Code.ALREADY_EXISTS,
     "ILLEGAL_TRANSITION": Code.FAILED_PRECONDITION,

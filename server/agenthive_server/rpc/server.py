@@ -1,0 +1,125 @@
+"""The gRPC server: built, bound, stopped in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import grpc
+
+from agenthive_server.kernel.clock import Clock
+
+from .adapter import MESSAGE_LIMIT, Adapter
+from .health import Board
+
+HARD_LIMIT: Final = 4
+"""gRPC itself refuses messages this many times larger than our limit, with an error that names neither."""
+
+
+class CannotListen(Exception):
+    """An address cannot be listened on: a sentence for the operator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """Where and how the server listens. Times in seconds; None switches off."""
+
+    addresses: tuple[str, ...] = ("127.0.0.1:50051",)
+    credentials: grpc.ServerCredentials | None = None
+    message_limit: int = MESSAGE_LIMIT
+    keepalive: float | None = 60.0
+    keepalive_timeout: float = 20.0
+    max_connection_age: float | None = None
+    max_connection_age_grace: float = 30.0
+
+
+def _options(listening: Listening) -> list[tuple[str, int]]:
+    options = [
+        # A port in use is an error, not shared.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", HARD_LIMIT * listening.message_limit),
+        ("grpc.max_send_message_length", -1),
+        # Pings every 10 s are permitted, also without calls; a little less, for clocks differ.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 9_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if listening.keepalive is not None:
+        options.append(("grpc.keepalive_time_ms", int(listening.keepalive * 1e3)))
+        options.append(("grpc.keepalive_timeout_ms", int(listening.keepalive_timeout * 1e3)))
+        options.append(("grpc.http2.max_pings_without_data", 0))
+    if listening.max_connection_age is not None:
+        # gRPC adds its own jitter of 10 %.
+        options.append(("grpc.max_connection_age_ms", int(listening.max_connection_age * 1e3)))
+        options.append(("grpc.max_connection_age_grace_ms", int(listening.max_connection_age_grace * 1e3)))
+    return options
+
+
+class Server:
+    """A bound server; `ports` are those of the addresses, in their order."""
+
+    def __init__(self, adapter: Adapter, listening: Listening) -> None:
+        """Bind all addresses; raises `CannotListen`."""
+        self._server = grpc.aio.server(options=_options(listening))
+        self._server.add_generic_rpc_handlers((adapter,))
+        self.ports = tuple(self._bind(address, listening.credentials) for address in listening.addresses)
+
+    def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        try:
+            if credentials is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, credentials)
+        except (RuntimeError, ValueError) as error:
+            raise CannotListen(f"cannot listen on {address}: in use, not permitted, or no such address") from error
+        if not port and not address.startswith("unix"):
+            raise CannotListen(f"cannot listen on {address}")
+        return port
+
+    async def start(self) -> None:
+        """Begin to answer."""
+        await self._server.start()
+
+    async def stop(self, grace: float) -> None:
+        """Take no new calls; let those in flight finish within `grace` seconds, then end them."""
+        await self._server.stop(grace)
+
+
+async def drain(
+    server: Server,
+    board: Board,
+    clock: Clock,
+    *,
+    delay: float,
+    grace: float,
+    end_streams: Iterable[Callable[[], None]],
+    hurry: asyncio.Event,
+) -> None:
+    """Stop serving, in the order that loses nothing.
+
+    NOT_SERVING on the board → all calls are served on for `delay` seconds, while balancers notice → `end_streams`, one
+    after the other (waits answer, event streams get a last cursor, sessions are told to reconnect) → no new calls,
+    those in flight finish within `grace` seconds. `hurry` skips the waiting. The caller flushes the committer then.
+    """
+    board.drain()
+    if delay > 0 and not hurry.is_set():
+        await _either(clock.sleep(delay), hurry)
+    for end in end_streams:
+        end()
+    stopping = asyncio.ensure_future(server.stop(grace))
+    await _either(asyncio.shield(stopping), hurry)
+    if not stopping.done():
+        await server.stop(0)
+    await stopping
+
+
+async def _either(first: object, hurry: asyncio.Event) -> None:
+    """Wait for the first, or until it has to go fast."""
+    tasks = [asyncio.ensure_future(first), asyncio.create_task(hurry.wait())]  # type: ignore[call-overload]  # awaitable
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
