@@ -21,6 +21,7 @@ from agenthive_server.runner.tree import ProcessId
 START_TIMEOUT = 30.0
 STOP_GRACE = 10.0
 LADDER_GRACE = 2.0
+_KNOWN = 10_000
 _logger = logging.getLogger(__name__)
 
 
@@ -34,8 +35,14 @@ class HostedAgent:
     starting: asyncio.Task[None] | None = None
     ending: asyncio.Task[None] | None = None
     stopping: bool = False
+    stop_order: worker_service_pb2.StopAgent | None = None
     attempts: dict[TaskKey, RunningAttempt] = field(default_factory=dict)
     last_report: worker_service_pb2.AgentReport | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it starts, runs or stops."""
+        return self.starting is not None or self.handle is not None
 
     @property
     def ready(self) -> bool:
@@ -93,24 +100,27 @@ class Agents:
             if known.last_report and known.order.start_epoch == order.start_epoch:
                 self._report(known.last_report)
             return
+        if len(self.hosted) > _KNOWN + 2 * len(self._entries):
+            self.hosted = {agent_id: each for agent_id, each in self.hosted.items() if each.running}
         agent = self.hosted[order.agent_id] = HostedAgent(order)
         agent.starting = self._jobs.start(self._start(agent, known))
 
     async def _start(self, agent: HostedAgent, before: HostedAgent | None) -> None:
-        if before:
-            await self._end(before, 0.0, Fate.NOTHING)
         try:
+            if before:
+                await self._end(before, 0.0, Fate.NOTHING)
             async with asyncio.timeout(seconds(agent.order.spec.start_timeout, START_TIMEOUT)):
                 await self._run_start(agent)
         except TimeoutError:
             self._fail(agent, "The agent was not ready in time.")
         except StartFailed as error:
             self._fail(agent, str(error))
-        except OSError as error:
-            self._fail(agent, f"The runner could not start it: {error}")
         except asyncio.CancelledError:
             self._forget(agent)
             raise
+        except Exception as error:  # a driver's bug is the failure of this start, not of the runner
+            _logger.error("an agent could not be started", exc_info=error, extra={"agent_id": agent.order.agent_id})
+            self._fail(agent, f"The runner could not start it: {error!r}")
         else:
             self._tell(agent, agent_pb2.AGENT_STATE_IDLE)
         finally:
@@ -178,9 +188,11 @@ class Agents:
     def stop(self, order: worker_service_pb2.StopAgent) -> None:
         """Stop an agent or put it to sleep, and report it. Returns at once; a repeat is harmless."""
         agent = self.hosted.get(order.agent_id)
-        if agent is None or not (agent.starting or agent.handle):
+        if agent is None or not agent.running:
             self._answer_stop(order)
-        elif not agent.stopping:
+            return
+        agent.stop_order = order  # of several the last says what becomes of it
+        if not agent.stopping:
             agent.stopping = True
             self._jobs.add(self._stop(agent, order))
 
@@ -197,22 +209,23 @@ class Agents:
             await asyncio.wait(held, timeout=seconds(order.grace, STOP_GRACE))
             for each in held:
                 each.cancel()
-        await self._end(agent, LADDER_GRACE, Fate.HAND_BACK, keep_folder=order.sleep)
-        self._tell(
-            agent, agent_pb2.AGENT_STATE_SLEEPING if order.sleep else agent_pb2.AGENT_STATE_STOPPED, order.reason
-        )
+        await self._end(agent, LADDER_GRACE, Fate.HAND_BACK)
+        order = agent.stop_order or order
+        state = agent_pb2.AGENT_STATE_SLEEPING if order.sleep else agent_pb2.AGENT_STATE_STOPPED
+        self._tell(agent, state, order.reason)
 
-    async def _end(self, agent: HostedAgent, grace: float, fate: Fate, *, keep_folder: bool = False) -> None:
+    async def _end(self, agent: HostedAgent, grace: float, fate: Fate) -> None:
         """Stop what runs, let its attempts tell their end, leave nothing. Who comes second waits for the first."""
         if agent.ending is None:
             agent.stopping = True
-            agent.ending = self._jobs.start(self._run_end(agent, grace, fate, keep_folder))
+            agent.ending = self._jobs.start(self._run_end(agent, grace, fate))
         await asyncio.shield(agent.ending)
 
-    async def _run_end(self, agent: HostedAgent, grace: float, fate: Fate, keep_folder: bool) -> None:
+    async def _run_end(self, agent: HostedAgent, grace: float, fate: Fate) -> None:
         if agent.starting:
             agent.starting.cancel()
             await asyncio.wait({agent.starting})
+            agent.starting = None  # one that had not begun could not say so itself
         attempts = list(agent.attempts.values())
         for attempt in attempts:
             attempt.fate = max(attempt.fate, fate)
@@ -220,11 +233,12 @@ class Agents:
             await agent.driver.stop(agent.handle, grace)
         for attempt in attempts:
             await attempt.done.wait()
-        self._forget(agent, keep_folder=keep_folder)
+        self._forget(agent, keep_folder=agent.stop_order is not None and agent.stop_order.sleep)
 
     async def stop_all(self, grace: float) -> None:
         """Stop every agent for the end of the runner: tasks are handed back, nothing is reported."""
-        await asyncio.gather(*(self._end(agent, grace, Fate.HAND_BACK) for agent in list(self._entries)))
+        running = {*self._entries, *(agent for agent in self.hosted.values() if agent.running)}
+        await asyncio.gather(*(self._end(agent, grace, Fate.HAND_BACK) for agent in running))
         for folder in self._asleep.values():
             self._remove(folder)
         await self._jobs.wait()

@@ -106,10 +106,10 @@ class RunnerHost:
                 self._end_attempt(attempt, Fate.NOTHING)
 
     async def contact_lost(self, seconds: float) -> None:
-        """Stop the exclusive attempts: another may be started elsewhere."""
+        """Stop the exclusive attempts, without much grace: another may begin elsewhere."""
         for attempt in list(self._attempts.values()):
             if attempt.task.spec.exclusive:
-                self._end_attempt(attempt, Fate.HAND_BACK)
+                self._end_attempt(attempt, Fate.HAND_BACK, 0.0)
 
     async def control(self, item: worker_service_pb2.ControlItem) -> None:
         """Do what the server says; what takes time goes on in the background."""

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agenthive_server.runner import confine
@@ -74,17 +74,22 @@ class Launcher:
         self.guard = 0
         """The guard of the runner, which is no stray either."""
         self._adopts = False
+        self._open_files = 0
         programs = [shutil.which(name, path=SEARCH_PATH) for name in ("setpriv", "prlimit")]
         self._programs = [program for program in programs if program]
 
-    def adopt_orphans(self) -> None:
-        """Make this process the parent of every orphan below it, and its environment unreadable for its agents.
+    def own_process(self) -> None:
+        """Make this process a runner's, and nothing else.
 
-        For the process of a runner only: it then waits for every child it did not start here.
+        It becomes the parent of every orphan below it and waits for each; its environment cannot be read by its
+        agents, unless they are root; it may open as many files as it is allowed to, its agents as many as before.
         """
         libc = ctypes.CDLL(None, use_errno=True)
         self._adopts = libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
         libc.prctl(_SET_DUMPABLE, 0, 0, 0, 0)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        self._open_files = soft
 
     def spawn(self, command: Command) -> Child:
         """Start a process as leader of a session and group of its own.
@@ -103,11 +108,17 @@ class Launcher:
             start_new_session=True,
             umask=0o077,
         )
+        try:
+            child = Child(popen, command.marker, self)
+        except OSError:  # no descriptor left
+            popen.kill()
+            popen.communicate()
+            raise
         self.leaders.add(popen.pid)
-        return Child(popen, command.marker, self)
+        return child
 
     def _confinement(self, limits: Limits) -> list[str]:
-        rlimits = limits.as_rlimits()
+        rlimits = replace(limits, open_files=limits.open_files or self._open_files).as_rlimits()
         if len(self._programs) < 2:
             script = [sys.executable, "-I", "-S", confine.__file__]
             return [*script, str(os.getpid()), json.dumps(rlimits)]

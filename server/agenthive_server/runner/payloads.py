@@ -77,7 +77,11 @@ def result_payload(value: Any, content_type: str = "") -> payload_pb2.Payload:
     """A result as a payload: JSON, or the text itself when another content type is named and it is a string."""
     if content_type and content_type != RESULT_TYPE and isinstance(value, str):
         return payload_pb2.Payload(content_type=content_type, data=value.encode("utf-8", "replace"))
-    return payload_pb2.Payload(content_type=RESULT_TYPE, data=json_line(value)[:-1])
+    try:
+        data = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair is JSON, but not UTF-8
+        data = json_line(value)[:-1]
+    return payload_pb2.Payload(content_type=RESULT_TYPE, data=data)
 
 
 def cut_text(text: str, size: int) -> str:

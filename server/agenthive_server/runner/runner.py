@@ -110,7 +110,7 @@ async def run_runner(
     """
     ledger = Ledger(config.data_dir / "runner")
     launcher = Launcher(config.search_path, config.patience)
-    launcher.adopt_orphans()
+    launcher.own_process()
 
     def connect(host: RunnerHost) -> Link:
         return Session(target, host, credentials=credentials, token=token, namespace=namespace)

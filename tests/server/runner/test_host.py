@@ -345,6 +345,44 @@ async def test_a_sleeping_agent_finds_its_folder_again(scene: Scene) -> None:
     assert result[0].result.data == b"remembered\n"
 
 
+async def test_a_stop_overtakes_a_sleep_that_is_under_way(scene: Scene) -> None:
+    await scene.start(SAVES)
+    await scene.assign()
+    await scene.link.one("output")
+    await scene.tell(stop_agent=pb.StopAgent(agent_id="a", grace=span(0.1), sleep=True))
+    await scene.tell(stop_agent=pb.StopAgent(agent_id="a", grace=span(0.1)))
+    await scene.link.until(lambda: len(scene.link.all("agent_report")) == 2)
+    assert scene.link.all("agent_report")[-1].state == agent_pb2.AGENT_STATE_STOPPED
+    await eventually(lambda: scene.work_folders() == [])
+
+
+async def test_a_start_under_way_ends_when_the_runner_leaves(scene: Scene) -> None:
+    for agent_id, spec in (("a", SAVES), ("b", script(ready_after=duration_pb2.Duration(seconds=3600)))):
+        await scene.tell(start_agent=pb.StartAgent(agent_id=agent_id, spec=spec, start_epoch=1))
+    await asyncio.wait_for(scene.host.leave("at once"), DEADLINE)
+    assert list(scene.host.hello().agents) == []
+    assert scene.work_folders() == []
+
+
+async def test_a_driver_with_a_bug_is_a_failed_start(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(driver: object, start: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("agenthive_server.runner.drivers.scripted.ScriptedDriver.start", broken)
+    await scene.start(script())
+    assert "ZeroDivisionError" in scene.link.all("agent_report")[-1].reason
+
+
+async def test_a_driver_with_a_bug_is_a_failed_task(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*arguments: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("agenthive_server.runner.drivers.scripted.ScriptedDriver.run_task", broken)
+    await scene.start(script())
+    await scene.assign()
+    assert (await scene.link.one("result")).error.reason == "DRIVER_FAILED"
+
+
 async def test_stopping_what_does_not_run_is_answered(scene: Scene) -> None:
     await scene.tell(stop_agent=pb.StopAgent(agent_id="nobody"))
     assert scene.link.all("agent_report")[0].state == agent_pb2.AGENT_STATE_STOPPED

@@ -65,6 +65,8 @@ def test_a_line_is_one_line_whatever_is_in_it() -> None:
 def test_a_result_is_json_unless_it_is_a_text_of_another_type() -> None:
     assert result_payload("a") == payload("application/json", b'"a"')
     assert result_payload("a", "text/markdown") == payload("text/markdown", b"a")
+    assert result_payload("ä\ud800") == payload("application/json", b'"\\u00e4\\ud800"')
+    assert result_payload("ä") == payload("application/json", '"ä"'.encode())
     assert result_payload({"a": 1}, "text/markdown") == payload("application/json", b'{"a":1}')
 
 

@@ -20,6 +20,7 @@ from agenthive_server.runner.pipes import ReadPipe
 from agenthive_server.runner.tree import signal_members
 
 EX_TEMPFAIL = 75
+RESULT_BYTES = 2 * 1024 * 1024
 _TAIL_BYTES = 64 * 1024
 _MESSAGE_BYTES = 4096
 _LINGER = 10.0
@@ -57,7 +58,10 @@ async def apply_line(said: Said, report: Report) -> Outcome | None:
     elif said.key == "context_usage":
         report.context_usage(float(said.value))
     elif said.key == "result":
-        return Outcome(result=result_payload(said.value, cut_text(said.text or "", 255)))
+        payload = result_payload(said.value, cut_text(said.text or "", 255))
+        if len(payload.data) > RESULT_BYTES:
+            return failed(task_pb2.TASK_ERROR_CLASS_TOOL, "RESULT_TOO_LONG", f"More than {RESULT_BYTES} bytes.")
+        return Outcome(result=payload)
     elif said.key == "error":
         return failed(*error_of(said.value))
     return None

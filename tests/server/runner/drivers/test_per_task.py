@@ -198,6 +198,11 @@ async def test_a_result_without_a_newline_at_the_end_counts(stage: Stage) -> Non
     assert result_of(outcome).data == b"true"
 
 
+async def test_a_result_that_grows_too_long_fails(stage: Stage) -> None:
+    code = "print('{\"result\": [' + '1e9,' * 250_000 + '1]}')"
+    assert error_of((await run(stage, python(code)))[0]).reason == "RESULT_TOO_LONG"
+
+
 async def test_a_process_that_does_not_read_hurts_nobody(stage: Stage) -> None:
     big = payload_pb2.Payload(content_type="text/plain", data=b"x" * 3_000_000)
     stuck, said = stage.begin(await stage.start(shell("echo here; exec sleep 60")), new_task(input=big))
