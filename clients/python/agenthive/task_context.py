@@ -133,13 +133,18 @@ class TaskContext:
         cost_micros: int = 0,
         context_usage: float | None = None,
     ) -> None:
-        """Report what this attempt has consumed so far (totals, not additions; cost in millionths of a US dollar)."""
+        """Report what this attempt has consumed so far (totals, not additions; cost in millionths of a US dollar).
+
+        Raises ValueError for a negative one: a heartbeat that is refused would not renew the lease.
+        """
+        if min(input_tokens, output_tokens, cost_micros) < 0:
+            raise ValueError("consumption is not negative")
         totals = task_pb2.Usage(input_tokens=input_tokens, output_tokens=output_tokens, cost_micros=cost_micros)
         with self._lock:
             self._usage = totals
             self._beat.usage.CopyFrom(totals)
             if context_usage is not None:
-                self._beat.context_usage = context_usage
+                self._beat.context_usage = min(1.0, max(0.0, context_usage))
         self._in_loop(self._news)
 
     def output(
@@ -267,5 +272,5 @@ class TaskContext:
 
 
 def cut(text: str, limit: int) -> str:
-    """Return as much of the beginning of a text as fits into `limit` bytes of UTF-8."""
-    return text.encode()[:limit].decode(errors="ignore")
+    """Return as much of the beginning of a text as fits into `limit` bytes of UTF-8, without what cannot be sent."""
+    return text.replace("\x00", "").encode(errors="ignore")[:limit].decode(errors="ignore")

@@ -322,6 +322,26 @@ async def test_a_stale_item_stops_its_attempt(worker: Worker, gate: Gate, stream
     assert await gate.cancelled.get() == "t-1"
 
 
+async def test_a_result_that_is_refused_becomes_an_error(worker: Worker, stream: Stream) -> None:
+    @worker.task("work")
+    async def work(task: TaskContext) -> object:
+        return "not wanted"
+
+    stream.assign("t-1", spec=spec())
+    while not (stream.received and stream.received[-1].items[-1].HasField("result")):
+        await stream.frame()
+    frame = stream.received[-1]
+    refused = pb.ItemRefused(
+        frame_number=frame.frame_number,
+        item_index=len(frame.items) - 1,
+        reason=error_pb2.ERROR_REASON_INVALID_FIELD,
+        message="result: too large",
+    )
+    stream.send(pb.ControlItem(refused=refused), acknowledged=frame.frame_number)
+    error = (await stream.item("result")).result.error
+    assert (error.reason, error.message) == ("RESULT_REFUSED", "result: too large")
+
+
 async def test_after_a_reconnect_what_is_not_valid_is_stopped(gate: Gate, stream: Stream, hive: WorkerHive) -> None:
     stream.assign("t-1", 1, spec=spec("gated"))
     stream.assign("t-2", 2, spec=spec("gated"))
@@ -377,6 +397,19 @@ async def test_output_is_cut_into_chunks_that_follow_each_other(gate: Gate, stre
     while len(chunks) < 3:
         chunks += [item.output for item in (await stream.frame()).items if item.HasField("output")]
     assert [(each.offset, len(each.data)) for each in chunks] == [(0, 65536), (65536, 4464), (70_000, 1)]
+
+
+async def test_news_the_server_would_refuse_is_made_right_or_refused_at_once(gate: Gate, stream: Stream) -> None:
+    stream.assign("t-1", spec=spec("gated"))
+    context = await gate.contexts.get()
+    context.report(float("nan"), "a\x00b\ud800" + "x" * 5000)
+    context.usage(context_usage=7.0)
+    with pytest.raises(ValueError, match="negative"):
+        context.usage(input_tokens=-1)
+    (beat,) = (await stream.item("heartbeat")).heartbeat.tasks
+    assert (beat.fraction, beat.context_usage) == (0.0, 1.0)
+    assert beat.text.startswith("abx")
+    assert len(beat.text) == 1024
 
 
 async def test_a_checkpoint_has_a_bound(gate: Gate, stream: Stream) -> None:
