@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any
 
 from agenthive_server.kernel.agents import Agent
@@ -47,52 +46,65 @@ class Shape:
         return (record.create_time, record.id) if self.newest_first else ("", record.id)  # type: ignore[attr-defined] # only kinds that have it
 
 
-def _task_changes(task: Task) -> Values:
+def _task_fixed(task: Task) -> Values:
+    spec = task.spec
+    return (spec.type, spec.role or None, spec.parent_task_id or None, spec.labels, task.create_time)
+
+
+def _task_changing(task: Task) -> Values:
     lease = task.lease
     over = (task.end_time or task.update_time) if task.state in TERMINAL else None
-    return (task.state, lease.agent_id if lease else "", over)
+    return (task.state.value, lease.agent_id if lease else None, over)
+
+
+def _agent_changing(agent: Agent) -> Values:
+    return (agent.state.value, agent.spec.role or None, agent.spec.labels)
 
 
 SHAPES: Mapping[Kind, Shape] = {
     Kind.AGENT: Shape(
         record=Agent,
         changing=("state", "role", "labels"),
-        changing_values=attrgetter("state", "spec.role", "spec.labels"),
+        changing_values=_agent_changing,
     ),
     Kind.TASK: Shape(
         record=Task,
         fixed=("type", "role", "parent_task_id", "labels", "create_time"),
-        fixed_values=attrgetter("spec.type", "spec.role", "spec.parent_task_id", "spec.labels", "create_time"),
+        fixed_values=_task_fixed,
         changing=("state", "agent_id", "due_time"),
-        changing_values=_task_changes,
+        changing_values=_task_changing,
         newest_first=True,
     ),
     Kind.PROGRESS: Shape(record=Progress),
-    Kind.SESSION: Shape(record=Session, changing=("state", "labels"), changing_values=attrgetter("state", "labels")),
+    Kind.SESSION: Shape(
+        record=Session,
+        changing=("state", "labels"),
+        changing_values=lambda session: (session.state.value, session.labels),
+    ),
     Kind.MESSAGE: Shape(
         record=Message,
         fixed=("agent_id", "create_time"),
-        fixed_values=attrgetter("agent_id", "create_time"),
+        fixed_values=lambda message: (message.agent_id or None, message.create_time),
         changing=("state", "due_time"),
-        changing_values=attrgetter("state", "expire_time"),
+        changing_values=lambda message: (message.state.value, message.expire_time),
         newest_first=True,
     ),
     Kind.BROADCAST: Shape(
         record=Broadcast,
         fixed=("role", "create_time", "due_time"),
-        fixed_values=attrgetter("role", "create_time", "expire_time"),
+        fixed_values=lambda broadcast: (broadcast.role or None, broadcast.create_time, broadcast.expire_time),
         newest_first=True,
     ),
     Kind.REQUEST: Shape(
         record=RequestRecord,
         fixed=("create_time", "due_time"),
-        fixed_values=attrgetter("create_time", "create_time"),
+        fixed_values=lambda request: (request.create_time, request.create_time),
         newest_first=True,
     ),
     Kind.CURSOR: Shape(record=CursorRecord),
     Kind.ROLE: Shape(record=RoleRecord),
 }
-"""The columns of every kind. What is not a column of a kind is empty in all its records."""
+"""The columns of every kind. Empty is None; what is not a column of a kind is empty in all its records."""
 
 
 def conditions(query: Query) -> dict[str, str]:
@@ -110,7 +122,7 @@ def matches(facts: Mapping[str, Any], query: Query) -> bool:
     """Return whether a record with these columns meets a query's conditions (its namespace and place aside)."""
     if query.states and facts.get("state", "") not in query.states:
         return False
-    if any(facts.get(name, "") != value for name, value in conditions(query).items()):
+    if any(facts.get(name) != value for name, value in conditions(query).items()):
         return False
     labels = facts.get("labels") or {}
     return all(labels.get(name) == value for name, value in query.labels.items())

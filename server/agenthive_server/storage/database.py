@@ -1,0 +1,142 @@
+"""The database file: claimed by one process, checked, made or migrated, and connected to."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+from agenthive_server.kernel.ports import StoreUnusable
+
+from . import statements
+from .schema import REVISION
+from .transaction import finish, sentence
+
+Synchronous = Literal["FULL", "NORMAL"]
+Connect = Callable[..., sqlite3.Connection]
+
+# What the write-ahead log is cut to when it starts anew, and from what size on it is written back.
+_WAL_KEPT = 4 * 1024 * 1024
+WAL_LONG = 8 * 1024 * 1024
+
+_UNUSABLE = {
+    sqlite3.SQLITE_NOTADB: "is not a SQLite database",
+    sqlite3.SQLITE_CORRUPT: "is damaged; restore it from a backup",
+    sqlite3.SQLITE_BUSY: "is locked by another program",
+    sqlite3.SQLITE_FULL: "cannot be opened: there is no space left",
+    sqlite3.SQLITE_READONLY: "cannot be opened: it is read-only",
+}
+
+
+class Database:
+    """A file and the right to use it. Everything here blocks; it is called in a lane."""
+
+    def __init__(self, path: Path, synchronous: Synchronous, connect: Connect) -> None:
+        self.path = path
+        self._synchronous = synchronous
+        self._sqlite = connect
+        self._lock: int | None = None
+
+    def claim(self) -> None:
+        """Lock the file for this process, make it if need be, and bring it to this version's tables.
+
+        Raises `StoreUnusable` with a sentence for the operator.
+        """
+        try:
+            self._take_lock()
+            self._prepare()
+        except OSError as error:
+            raise StoreUnusable(f"{error.filename or self.path}: {error.strerror}") from error
+        except sqlite3.Error as error:
+            known = _UNUSABLE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF)
+            raise StoreUnusable(f"{self.path} {known or f'cannot be opened: {sentence(error)}'}") from error
+
+    def release(self) -> None:
+        """Let another process have the file."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def connect(self, *, writing: bool = False) -> sqlite3.Connection:
+        """Return a new connection."""
+        connection = self._sqlite(self.path, timeout=2.0, isolation_level=None, cached_statements=256)
+        try:
+            connection.execute(f"PRAGMA synchronous={self._synchronous}")
+            connection.execute("PRAGMA temp_store=MEMORY")
+            # Written back by `SqliteStore` beside the commits, not in the middle of one.
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+            connection.execute(f"PRAGMA journal_size_limit={_WAL_KEPT}")
+            connection.execute(f"PRAGMA cache_size={-16_000 if writing else -4_000}")
+            if not writing:
+                connection.execute("PRAGMA query_only=ON")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def wal_is_long(self) -> bool:
+        """Return whether the write-ahead log should be written back."""
+        try:
+            return os.stat(f"{self.path}-wal").st_size > WAL_LONG
+        except OSError:
+            return False
+
+    def _take_lock(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise StoreUnusable(f"{self.path} is in use by another process") from error
+        self._lock = lock
+
+    def _prepare(self) -> None:
+        # Before SQLite does: the files it makes beside it get the same mode.
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        if self.path.stat().st_mode & 0o077:
+            self.path.chmod(0o600)
+        revision = self._revision()
+        if revision == "":
+            self._create()
+        elif revision != REVISION:
+            from .migrations import migrate
+
+            migrate(f"sqlite:///{self.path}")
+        connection = self.connect(writing=True)
+        try:
+            connection.execute(statements.DELETE_ORPHANS)
+        finally:
+            connection.close()
+
+    def _revision(self) -> str:
+        """Return at which migration the tables stand; empty when there are none."""
+        connection = self.connect(writing=True)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not names:
+                return ""
+            if "alembic_version" not in names or "meta" not in names:
+                raise StoreUnusable(f"{self.path} is a database of another program")
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            return row[0] if row else "unknown"
+        finally:
+            connection.close()
+
+    def _create(self) -> None:
+        connection = self.connect(writing=True)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in statements.create_all():
+                connection.execute(statement)
+            connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+            connection.execute("INSERT INTO alembic_version VALUES (?)", (REVISION,))
+            connection.execute(statements.INSERT_META, (1, uuid4().hex, 0, 0.0, 0))
+            finish(connection)
+        finally:
+            connection.close()

@@ -1,0 +1,84 @@
+"""A group of change sets folded together: whatever it does to a row, the row is written once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from agenthive_server.kernel.changes import ChangeSet
+from agenthive_server.kernel.records import Key, Kind, Record, Ref
+
+
+@dataclass(slots=True)
+class Rows:
+    """What is to be done to one kind's table. Each with the revision that must be there before: 0 for no row."""
+
+    inserts: list[Record] = field(default_factory=list)
+    updates: list[tuple[Record, int]] = field(default_factory=list)
+    deletes: list[tuple[Key, int]] = field(default_factory=list)
+    checks: list[tuple[Key, int]] = field(default_factory=list)
+
+
+class Fold:
+    """Takes change sets in order, each seeing what those before it did.
+
+    With `known` revisions of every row the group names, a change set is judged exactly. Without, a row is taken to be
+    as the first who names it expects; whoever writes the rows finds out whether that is so.
+    """
+
+    def __init__(self, known: Mapping[Ref, int] | None = None) -> None:
+        self._now = dict(known or {})
+        self._before: dict[Ref, int] = {}
+        self._written: dict[Ref, Record | None] = {}
+        self._removed: set[Ref] = set()
+
+    def add(self, changes: ChangeSet) -> tuple[Ref, ...]:
+        """Take a change set in; or, when rows are not as it expects, leave it out and return those rows."""
+        now = self._now
+        expected = list(expectations(changes))
+        stale = [ref for ref, revision in expected if now.get(ref, revision) != revision]
+        if stale:
+            return tuple(dict.fromkeys(stale))
+        for ref, revision in expected:
+            self._before.setdefault(ref, revision)
+            now[ref] = revision
+        for ref in changes.deletes:
+            now[ref] = 0
+            self._written[ref] = None
+            self._removed.add(ref)
+        for ref, record in changes.puts.items():
+            now[ref] = record.revision
+            self._written[ref] = record
+        return ()
+
+    def rows(self) -> Mapping[Kind, Rows]:
+        """Return what is to be done, by kind; deletes come before inserts, for a key may be in both."""
+        found: dict[Kind, Rows] = defaultdict(Rows)
+        for ref, before in self._before.items():
+            kind, key = ref
+            rows = found[kind]
+            record = self._written.get(ref)
+            if record is None:
+                (rows.deletes if ref in self._written and before else rows.checks).append((key, before))
+            elif before and ref not in self._removed:
+                rows.updates.append((record, before))
+            else:
+                if before:
+                    rows.deletes.append((key, before))
+                rows.inserts.append(record)
+        return found
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row would be written."""
+        return not self._written
+
+
+def expectations(changes: ChangeSet) -> Iterator[tuple[Ref, int]]:
+    """Yield every row a change set names with the revision it must have, 0 for no row."""
+    for ref, record in changes.puts.items():
+        yield ref, record.revision - 1
+    for ref, record in changes.deletes.items():
+        yield ref, record.revision
+    yield from changes.checks.items()

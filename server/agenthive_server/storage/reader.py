@@ -1,0 +1,132 @@
+"""Answers questions on a SQLite connection. Runs in a reading lane."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from agenthive_server.kernel.events import Event
+from agenthive_server.kernel.ports import LogBounds, Query
+from agenthive_server.kernel.records import Key, Kind, Record
+from agenthive_server.kernel.tasks import TERMINAL
+
+from . import statements
+from .codec import unpack, unpack_event
+from .columns import SHAPES, conditions
+from .memory import cursor_compacted
+
+_KEYS_AT_ONCE = (64, 8, 1)
+
+
+@contextmanager
+def snapshot(db: sqlite3.Connection) -> Iterator[None]:
+    """Let several statements see one state of the database."""
+    db.execute("BEGIN")
+    try:
+        yield
+    finally:
+        db.execute("COMMIT")
+
+
+def get(db: sqlite3.Connection, kind: Kind, keys: Sequence[Key]) -> list[Record | None]:
+    """Return the records of these keys, None where there is none."""
+    found: dict[Key, Record] = {}
+    with snapshot(db):
+        start = 0
+        for size in _KEYS_AT_ONCE:
+            while len(keys) - start >= size:
+                values = [part for key in keys[start : start + size] for part in key]
+                for record in _records(kind, db.execute(statements.select_records(kind, size), values)):
+                    found[record.key] = record
+                start += size
+    return [found.get(key) for key in keys]
+
+
+def scan(db: sqlite3.Connection, kind: Kind, open_only: bool) -> list[Record]:
+    """Return all records of a kind, with `open_only` only tasks that are not over."""
+    return _records(kind, db.execute(statements.scan_records(kind, open_only=open_only and kind is Kind.TASK)))
+
+
+def expired(db: sqlite3.Connection, kind: Kind, before: float, limit: int) -> list[Record]:
+    """Return records past their time, the longest past first."""
+    shape = SHAPES[kind]
+    if "due_time" not in (*shape.fixed, *shape.changing):
+        return []
+    return _records(kind, db.execute(statements.expired_records(kind), (before, limit)))
+
+
+def query(db: sqlite3.Connection, kind: Kind, asked: Query) -> list[Record]:
+    """Return a page."""
+    shape = SHAPES[kind]
+    columns = {*shape.fixed, *shape.changing}
+    equal = conditions(asked)
+    if not columns.issuperset(equal) or (asked.states and "state" not in columns):
+        return []
+    if asked.labels and "labels" not in columns:
+        return []
+    text = statements.query_records(
+        kind,
+        tuple(equal),
+        states=len(asked.states),
+        # So that open tasks are found among any number of those that are over.
+        open_only=kind is Kind.TASK and bool(asked.states) and asked.states.isdisjoint(TERMINAL),
+        labels=len(asked.labels),
+        after=asked.after is not None,
+    )
+    values: list[Any] = [asked.namespace, *equal.values(), *map(str, asked.states)]
+    for label in asked.labels.items():
+        values += label
+    if asked.after is not None:
+        values += asked.after if shape.newest_first else asked.after[1:]
+    return _records(kind, db.execute(text, [*values, asked.limit]))
+
+
+def _records(kind: Kind, rows: sqlite3.Cursor) -> list[Record]:
+    return [unpack(kind, *row) for row in rows.fetchall()]
+
+
+def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[Event]:
+    """Return events after a sequence, whole change sets; raises `CursorCompacted`."""
+    with snapshot(db):
+        if after >= _head(db):
+            return []
+        rows = db.execute(statements.EVENTS_AFTER, (after, max(limit, 1))).fetchall()
+        if not rows or rows[0][0] != after + 1:
+            raise cursor_compacted(_oldest(db))
+        sequence, last = rows[-1][:2]
+        if sequence != last:
+            rows += db.execute(statements.EVENTS_BETWEEN, (sequence, last)).fetchall()
+    return [unpack_event(*row) for row in rows]
+
+
+def sequence_at(db: sqlite3.Connection, time: float) -> int:
+    """Return the sequence before the first kept event at or after a time, by halving: times never go back."""
+    with snapshot(db):
+        low, high = _oldest(db), _head(db) + 1
+        while low < high:
+            middle = (low + high) // 2
+            if db.execute(statements.TIME_OF_EVENT, (middle,)).fetchone()[0] < time:
+                low = middle + 1
+            else:
+                high = middle
+    return low - 1
+
+
+def bounds(db: sqlite3.Connection) -> LogBounds:
+    """Return the ends of the event log."""
+    with snapshot(db):
+        log_id, head, _, _ = db.execute(statements.SELECT_META).fetchone()
+        return LogBounds(oldest=_oldest(db), head=head, log_id=log_id)
+
+
+def _head(db: sqlite3.Connection) -> int:
+    head: int = db.execute(statements.SELECT_META).fetchone()[1]
+    return head
+
+
+def _oldest(db: sqlite3.Connection) -> int:
+    row = db.execute(statements.OLDEST_EVENT).fetchone()
+    oldest: int = row[0] if row else _head(db) + 1
+    return oldest

@@ -1,0 +1,220 @@
+"""Writes groups of change sets on a SQLite connection, and knows the head of the log. Runs in the writer's lane."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted, Outcome, Rejected
+from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.events import Event
+from agenthive_server.kernel.records import Kind, Ref
+
+from . import statements
+from .codec import pack_event
+from .columns import Values
+from .fold import Fold, Rows, expectations
+from .rows import insert_row, update_row
+from .transaction import InDoubt, environment, finish, transaction, undo
+
+_REFUSED = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    sqlite3.NotSupportedError,
+    TypeError,
+    ValueError,
+    OverflowError,
+)
+"""What the driver, the codec or the database raise when the fault lies with the data."""
+
+
+class _Stale(Exception):
+    """A row is not as the group takes it to be."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """What a transaction is about to add to the log, and what will be answered."""
+
+    head: int
+    time: float
+    outcomes: list[Outcome] = field(default_factory=list)
+    events: list[tuple[Event, int, int]] = field(default_factory=list)
+    written: bool = False
+
+    def stamp(self) -> None:
+        """Set what the events got in the transaction, now that it is committed."""
+        for event, sequence, last in self.events:
+            event.sequence, event.last, event.time = sequence, last, self.time
+
+
+class GroupInDoubt(InDoubt):
+    """COMMIT failed; the group is there if the group count stands at `group_count` once the database is open again."""
+
+    def __init__(self, message: str, draft: Draft, group_count: int) -> None:
+        super().__init__(message)
+        self.draft = draft
+        self.group_count = group_count
+
+
+class Writer:
+    """Writes groups. `load` is called with every new connection before anything else."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.log_id = ""
+        self.head = 0
+        self.head_time = 0.0
+        self.group_count = 0
+
+    def load(self, db: sqlite3.Connection) -> None:
+        """Read the head of the log."""
+        self.log_id, self.head, self.head_time, self.group_count = db.execute(statements.SELECT_META).fetchone()
+
+    def commit(self, db: sqlite3.Connection, group: Sequence[ChangeSet]) -> list[Outcome]:
+        """Write a group and return its outcomes.
+
+        Raises `StoreUnavailable` when nothing was written, `GroupInDoubt` when that is not known.
+        """
+        with environment(db):
+            draft = self._write(db, group)
+            if not draft.written:
+                undo(db)
+                return draft.outcomes
+            db.execute(statements.UPDATE_META, (draft.head, draft.time, self.group_count + 1))
+        try:
+            finish(db)
+        except InDoubt as error:
+            raise GroupInDoubt(error.message, draft, self.group_count + 1) from error
+        self.head, self.head_time, self.group_count = draft.head, draft.time, self.group_count + 1
+        draft.stamp()
+        return draft.outcomes
+
+    def _write(self, db: sqlite3.Connection, group: Sequence[ChangeSet]) -> Draft:
+        for write in (_write_together, _write_validated):
+            draft = self._begin(db)
+            try:
+                write(db, group, draft)
+            except (_Stale, *_REFUSED):
+                undo(db)
+            else:
+                return draft
+        draft = self._begin(db)
+        _write_one_by_one(db, group, draft)
+        return draft
+
+    def _begin(self, db: sqlite3.Connection) -> Draft:
+        db.execute("BEGIN IMMEDIATE")
+        return Draft(self.head, max(self.head_time, self._clock.now()))
+
+
+def _write_together(db: sqlite3.Connection, group: Sequence[ChangeSet], draft: Draft) -> None:
+    """Write a group as if every row were as expected; raises `_Stale` when one is not."""
+    fold = Fold()
+    for changes in group:
+        if fold.add(changes):
+            raise _Stale
+    _put(db, fold)
+    draft.outcomes.extend([COMMITTED] * len(group))
+    _finish_draft(db, draft, fold, group)
+
+
+def _write_validated(db: sqlite3.Connection, group: Sequence[ChangeSet], draft: Draft) -> None:
+    """Judge every change set by the rows as they are, then write those that stand."""
+    fold = Fold(_revisions(db, group))
+    stand: list[ChangeSet] = []
+    for changes in group:
+        stale = fold.add(changes)
+        draft.outcomes.append(Conflicted(stale) if stale else COMMITTED)
+        if not stale:
+            stand.append(changes)
+    _put(db, fold)
+    _finish_draft(db, draft, fold, stand)
+
+
+def _write_one_by_one(db: sqlite3.Connection, group: Sequence[ChangeSet], draft: Draft) -> None:
+    """Write change sets one after the other, so that only the one is refused whose data the database refuses."""
+    for changes in group:
+        db.execute("SAVEPOINT member")
+        alone = Draft(draft.head, draft.time)
+        try:
+            _write_validated(db, [changes], alone)
+        except _REFUSED as error:
+            db.execute("ROLLBACK TO member")
+            draft.outcomes.append(Rejected(f"{type(error).__name__}: {error}"))
+        else:
+            draft.head = alone.head
+            draft.outcomes += alone.outcomes
+            draft.events += alone.events
+            draft.written |= alone.written
+        db.execute("RELEASE member")
+
+
+def _revisions(db: sqlite3.Connection, group: Sequence[ChangeSet]) -> dict[Ref, int]:
+    found: dict[Ref, int] = {}
+    for changes in group:
+        for ref, _ in expectations(changes):
+            if ref not in found:
+                row = db.execute(statements.select_revision(ref[0]), ref[1]).fetchone()
+                found[ref] = row[0] if row else 0
+    return found
+
+
+def _put(db: sqlite3.Connection, fold: Fold) -> None:
+    for kind, rows in fold.rows().items():
+        _put_rows(db, kind, rows)
+
+
+def _put_rows(db: sqlite3.Connection, kind: Kind, rows: Rows) -> None:
+    for key, revision in rows.checks:
+        row = db.execute(statements.select_revision(kind), key).fetchone()
+        if (row[0] if row else 0) != revision:
+            raise _Stale
+    if rows.deletes:
+        keys = [(*key, revision) for key, revision in rows.deletes]
+        _require(db.executemany(statements.delete_record(kind), keys), len(keys))
+    if rows.updates:
+        to_row = update_row(kind)
+        updates = [to_row(record, before) for record, before in rows.updates]
+        _require(db.executemany(statements.update_record(kind), updates), len(updates))
+    if rows.inserts:
+        to_new_row = insert_row(kind)
+        db.executemany(statements.insert_record(kind), [to_new_row(record) for record in rows.inserts])
+
+
+def _require(cursor: sqlite3.Cursor, rows: int) -> None:
+    if cursor.rowcount != rows:
+        raise _Stale
+
+
+def _finish_draft(db: sqlite3.Connection, draft: Draft, fold: Fold, members: Sequence[ChangeSet]) -> None:
+    rows: list[Values] = []
+    for changes in members:
+        last = draft.head + len(changes.events)
+        for event in changes.events:
+            draft.head += 1
+            draft.events.append((event, draft.head, last))
+            rows.append((draft.head, last, draft.time, int(event.type), event.namespace, pack_event(event)))
+    if rows:
+        db.executemany(statements.INSERT_EVENT, rows)
+    draft.written = bool(rows) or not fold.empty
+
+
+def compact(db: sqlite3.Connection, before: int, limit: int) -> int:
+    """Remove whole change sets that end below `before`; returns the oldest sequence left."""
+    head: int = db.execute(statements.SELECT_META).fetchone()[1]
+    first = db.execute(statements.OLDEST_EVENT).fetchone()
+    if first is None:
+        return head + 1
+    oldest, last = first
+    until = min(before - 1, oldest + limit - 1)
+    row = db.execute(statements.END_OF_SET_UNTIL, (until,)).fetchone()
+    end: int = row[0] if row else last
+    if end >= before:
+        return int(oldest)
+    with transaction(db):
+        db.execute(statements.DELETE_EVENTS, (end,))
+    return end + 1
