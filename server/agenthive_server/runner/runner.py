@@ -41,12 +41,18 @@ class Runner:
         self._link = connect(self._host)
         self._host.attach(self._link)
         self._stop = asyncio.Event()
+        self._asked: set[int] = set()
         self._exit_code = EXIT_STOPPED
 
-    def stop(self) -> None:
-        """Hand everything back, stop all agents and end; a second time, kill what still runs. Returns at once."""
-        if self._stop.is_set():
+    def stop(self, reason: int = 0) -> None:
+        """Hand everything back, stop all agents and end; for the same reason again, kill what still runs.
+
+        The reason is the number of a signal: Ctrl-C reaches a whole process group, and the SIGTERM that follows from
+        a server in the same group is no second request. Returns at once.
+        """
+        if reason in self._asked:
             self._host.kill()
+        self._asked.add(reason)
         self._stop.set()
 
     async def run(self) -> int:
@@ -103,7 +109,7 @@ async def run_runner(
     token: str | None = None,
     namespace: str = "default",
 ) -> int:
-    """Be a runner until SIGTERM or SIGINT, and return the exit code; a second signal skips to SIGKILL for all agents.
+    """Be a runner until SIGTERM or SIGINT, and return the exit code; the same signal again kills all agents.
 
     `target` is the server's HOST:PORT. Raises LedgerLocked when another runner uses the data directory, OSError when
     it cannot be written. Must run in the main thread of a process of its own: it adopts orphans and takes the signals.
@@ -119,7 +125,7 @@ async def run_runner(
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGTERM, signal.SIGINT)
     for number in numbers:
-        loop.add_signal_handler(number, runner.stop)
+        loop.add_signal_handler(number, runner.stop, number)
     try:
         return await runner.run()
     finally:

@@ -13,7 +13,7 @@ from agenthive.v1 import worker_service_pb2 as pb
 from agenthive_server.runner.host import RunnerConfig, RunnerHost
 from agenthive_server.runner.launch import Launcher
 from agenthive_server.runner.ledger import Ledger, read_entries
-from agenthive_server.testing.driver_suite import eventually
+from agenthive_server.testing.driver_stage import eventually
 from google.protobuf import duration_pb2
 
 DEADLINE = 20.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from agenthive_server.runner.launch import SEARCH_PATH, Child, Command, Launcher, Limits
 from agenthive_server.runner.tree import MARKER, find_process
-from agenthive_server.testing.driver_suite import gone
+from agenthive_server.testing.driver_stage import gone
 
 DEADLINE = 20.0
 

@@ -19,7 +19,7 @@ from agenthive.v1 import worker_service_pb2 as pb
 from agenthive_server.runner.ledger import Ledger, LedgerLocked
 from agenthive_server.runner.runner import EXIT_ORPHANED
 from agenthive_server.runner.tree import find_process, list_members, list_processes
-from agenthive_server.testing.driver_suite import eventually, gone
+from agenthive_server.testing.driver_stage import eventually, gone
 from google.protobuf import duration_pb2
 
 DEADLINE = 30.0
@@ -222,6 +222,19 @@ async def test_a_second_signal_skips_to_the_end(scene: Scene) -> None:
     runner.send_signal(signal.SIGINT)
     assert await scene.exit_code(runner) == 0
     await gone(*pids)
+
+
+async def test_sigterm_after_ctrl_c_is_not_a_second_request(scene: Scene) -> None:
+    runner = scene.run(stop_grace=20.0)
+    last = """echo heard; sleep 0.5; echo "{\\"checkpoint\\": \\"last\\"}"; exit 1"""
+    await scene.start("sh", "-c", f"trap '{last}' INT; echo 1; while :; do sleep 0.05; done")
+    await scene.assign()
+    await scene.pids(1)
+    runner.send_signal(signal.SIGINT)
+    await scene.server.until(lambda: "heard" in scene.output())
+    runner.terminate()
+    assert await scene.exit_code(runner) == 0
+    assert scene.server.all("hand_back")[0].checkpoint == b"last"
 
 
 async def test_nothing_outlives_a_runner_that_is_killed(scene: Scene) -> None:

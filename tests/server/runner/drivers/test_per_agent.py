@@ -14,7 +14,7 @@ from agenthive_server.runner.driver import Outcome, StartFailed, TaskKey
 from agenthive_server.runner.drivers.process import ProcessDriver
 from agenthive_server.runner.launch import Launcher
 from agenthive_server.runner.tree import list_members
-from agenthive_server.testing.driver_suite import DEADLINE, KEY, RecordedReport, Stage, eventually, new_task
+from agenthive_server.testing.driver_stage import DEADLINE, KEY, RecordedReport, Stage, eventually, new_task
 
 PRELUDE = """
 import json, os, sys

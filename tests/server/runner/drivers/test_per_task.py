@@ -17,7 +17,7 @@ from agenthive_server.runner.driver import Outcome, TaskKey
 from agenthive_server.runner.drivers.process import ProcessDriver
 from agenthive_server.runner.launch import Launcher
 from agenthive_server.runner.tree import find_process
-from agenthive_server.testing.driver_suite import DEADLINE, KEY, RecordedReport, Stage, eventually, gone, new_task
+from agenthive_server.testing.driver_stage import DEADLINE, KEY, RecordedReport, Stage, eventually, gone, new_task
 
 STUBBORN = 'trap "" INT TERM; echo here; while :; do sleep 60; done'
 

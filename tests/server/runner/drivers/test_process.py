@@ -12,7 +12,8 @@ from agenthive.v1 import agent_pb2
 from agenthive_server.runner.driver import StartFailed
 from agenthive_server.runner.drivers.process import ProcessDriver
 from agenthive_server.runner.launch import Launcher
-from agenthive_server.testing.driver_suite import DriverCase, DriverSuite, Stage
+from agenthive_server.testing.driver_stage import Stage
+from agenthive_server.testing.driver_suite import DriverCase, DriverSuite
 
 WORKS = """
 import json, sys

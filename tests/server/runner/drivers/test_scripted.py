@@ -11,7 +11,8 @@ import pytest
 from agenthive.v1 import agent_pb2
 from agenthive_server.runner.drivers.scripted import ScriptedDriver
 from agenthive_server.runner.launch import Launcher
-from agenthive_server.testing.driver_suite import DEADLINE, DriverCase, DriverSuite, Stage
+from agenthive_server.testing.driver_stage import DEADLINE, Stage
+from agenthive_server.testing.driver_suite import DriverCase, DriverSuite
 from google.protobuf import duration_pb2
 
 
