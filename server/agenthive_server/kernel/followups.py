@@ -19,7 +19,7 @@ from .errors import CursorCompacted, KernelError
 from .events import TERMINAL_EVENTS, Event, EventType
 from .index import Index
 from .messages import Broadcast, Message, MessageState
-from .ports import Chance, Notifier, Store
+from .ports import Chance, Log, Notifier, Store
 from .records import CursorRecord, Key, Kind
 from .session_verbs import LEFT
 from .tasks import ChildrenPolicy, DependencyPolicy, Task, TaskState
@@ -45,12 +45,13 @@ class Followups:
     """Follows the log and does what events entail."""
 
     def __init__(
-        self, decisions: Decisions, index: Index, store: Store, notifier: Notifier, clock: Clock, chance: Chance
+        self, decisions: Decisions, index: Index, store: Store, log: Log, notifier: Notifier, clock: Clock, chance: Chance
     ) -> None:
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
         self._store = store
+        self._log = log
         self._notifier = notifier
         self._clock = clock
         self._chance = chance
@@ -67,7 +68,7 @@ class Followups:
         """Follow the log until cancelled; failures of the store delay it."""
         while True:
             try:
-                events = await self._store.read_events(self.position, READ)
+                events = await self._log.read(self.position, READ)
                 for event in events:
                     await self.follow(event)
                     self.position = event.sequence
@@ -76,7 +77,7 @@ class Followups:
                 self.failing = ""
             except CursorCompacted as gap:
                 _log.error("follow-ups missed events", extra={"oldest_cursor": gap.metadata.get("oldest_cursor")})
-                self.position = int(gap.metadata.get("oldest_sequence", "1")) - 1
+                self.position = (await self._store.bounds()).oldest - 1
                 continue
             except KernelError as error:
                 self.failing = error.message

@@ -26,7 +26,7 @@ from .memory import Memory
 from .message_verbs import MessageVerbs
 from .owed import Owed
 from .pool import Pool
-from .ports import Chance, NewId, Notifier, Store
+from .ports import Chance, Log, NewId, Notifier, Store
 from .reaper import Reaper
 from .records import Kind
 from .session_verbs import Outputs, SessionVerbs
@@ -44,6 +44,7 @@ class Kernel:
         self,
         store: Store,
         submit: Submit,
+        log: Log,
         notifier: Notifier,
         *,
         clock: Clock,
@@ -70,9 +71,9 @@ class Kernel:
             decisions, self.index, self.contacts, self._owed, clock, new_id, chance, limits, outputs
         )
         self.dispatcher = Dispatcher(decisions, self.index, clock)
-        self.followups = Followups(decisions, self.index, store, notifier, clock, chance)
+        self.followups = Followups(decisions, self.index, store, log, notifier, clock, chance)
         self.reaper = Reaper(
-            decisions, self.index, self.contacts, self.sessions, self.followups, store, clock, chance, limits
+            decisions, self.index, self.contacts, self.sessions, self.followups, store, log, clock, chance, limits
         )
         self.supervisor = Supervisor(decisions, self.index, self.contacts, clock)
         self.draining = False

@@ -136,6 +136,16 @@ class Notifier(Protocol):
         """Wait until the log has grown beyond a sequence; False after `timeout` seconds."""
 
 
+class Log(Protocol):
+    """The event log as the kernel's own readers see it: its tail from memory, what is older from the store."""
+
+    async def read(self, after: int, limit: int) -> list[Event]:
+        """Return events after a sequence, as `Store.read_events` does."""
+
+    async def compact(self, before: int) -> int:
+        """Remove some events below a sequence; returns the new oldest sequence."""
+
+
 NewId = Callable[[], str]
 """Makes an id that was never used before."""
 

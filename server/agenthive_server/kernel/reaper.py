@@ -21,7 +21,7 @@ from .index import Index
 from .limits import Limits
 from .message_verbs import advance
 from .messages import Message, MessageState
-from .ports import Chance, Store
+from .ports import Chance, Log, Store
 from .records import Key, Kind
 from .session_verbs import SessionVerbs
 from .sessions import Session, SessionState
@@ -53,6 +53,7 @@ class Reaper:
         sessions: SessionVerbs,
         followups: Followups,
         store: Store,
+        log: Log,
         clock: Clock,
         chance: Chance,
         limits: Limits,
@@ -64,6 +65,7 @@ class Reaper:
         self._sessions = sessions
         self._followups = followups
         self._store = store
+        self._log = log
         self._clock = clock
         self._chance = chance
         self._limits = limits
@@ -240,7 +242,7 @@ class Reaper:
         await self._expire_messages(now)
         await self._store.expire_blobs(now - self._limits.retention_blobs)
         horizon = await self._store.sequence_at(now - self._limits.retention_events)
-        await self._store.compact(min(horizon, self._followups.position) + 1)
+        await self._log.compact(min(horizon, self._followups.position) + 1)
 
     async def _remove(self, kind: Kind, before: float) -> None:
         while found := await self._store.expired(kind, before, BATCH):

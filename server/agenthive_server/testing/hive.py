@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from agenthive_server.events.log import EventLog
 from agenthive_server.events.notifier import LocalNotifier
 from agenthive_server.kernel.agents import AgentSpec
 from agenthive_server.kernel.clock import ManualClock, settle
@@ -142,6 +143,8 @@ async def open_hive(
     made = MemoryStore(clock) if store is None else store(clock) if callable(store) else store
     await made.open()
     notifier = LocalNotifier(clock)
+    log = EventLog(made, encode=lambda event: b"")
+    await log.open()
     dice = random.Random(seed)
     ids = itertools.count(1)
     parts: list[Kernel] = []
@@ -154,6 +157,7 @@ async def open_hive(
     kernel = Kernel(
         made,
         committer.submit,
+        log,
         notifier,
         clock=clock,
         new_id=lambda: f"id-{seed}-{next(ids)}",
@@ -161,7 +165,7 @@ async def open_hive(
         limits=limits,
     )
     parts.append(kernel)
-    kernel.observers.append(lambda events: notifier.ring(events[-1].sequence))
+    kernel.observers += [log.append, lambda events: notifier.ring(events[-1].sequence)]
     await kernel.open()
     committing = asyncio.create_task(committer.run())
     loops = [asyncio.create_task(loop()) for loop in (*kernel.loops().values(), notifier.run)]

@@ -96,6 +96,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION. A hook refused this change; the metadata names the `plugin`."""
     ERROR_REASON_DIGEST_MISMATCH: _ErrorReason.ValueType  # 36
     """DATA_LOSS. The blob's content does not have the digest it was announced with."""
+    ERROR_REASON_SERVICE_NOT_FOUND: _ErrorReason.ValueType  # 37
+    """NOT_FOUND. `grpc.health.v1` knows no service of this name."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The catalogue of reasons. Every error of every RPC carries a `google.rpc.ErrorInfo` with domain `agenthive` and,
@@ -177,4 +179,6 @@ ERROR_REASON_VETOED: ErrorReason.ValueType  # 35
 """FAILED_PRECONDITION. A hook refused this change; the metadata names the `plugin`."""
 ERROR_REASON_DIGEST_MISMATCH: ErrorReason.ValueType  # 36
 """DATA_LOSS. The blob's content does not have the digest it was announced with."""
+ERROR_REASON_SERVICE_NOT_FOUND: ErrorReason.ValueType  # 37
+"""NOT_FOUND. `grpc.health.v1` knows no service of this name."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

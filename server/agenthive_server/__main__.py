@@ -1,0 +1,213 @@
+"""`agenthived`: serve · runner · check-config · show-chain · migrate · version.
+
+Argparse and late imports, because what is imported here stays in the memory of the server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+EPILOG = """\
+examples:
+  agenthived serve                                  a hive on 127.0.0.1:50051, its data in your data directory
+  agenthived serve --data-dir ./hive --listen 127.0.0.1:6000
+  agenthived serve --config fleet.toml              with the agents of a fleet file
+  agenthived runner --server hive.example:50051     make this machine part of a hive
+  agenthived check-config --config fleet.toml       what the settings come to, and whether they are right
+
+Every setting of the file can also be given as AGENTHIVE_<TABLE>__<KEY>, for example AGENTHIVE_SERVER__LISTEN.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0 well, 1 failed with a sentence on stderr, 2 wrong usage."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="agenthived",
+        description="The control plane for fleets of AI agents.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="run the server, with a local runner"))
+    _add_runner(commands.add_parser("runner", help="run agents on this machine for a server"))
+    check = commands.add_parser("check-config", help="print the effective settings, or what is wrong with them")
+    check.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    check.set_defaults(run=_check_config)
+    show = commands.add_parser("show-chain", help="print the interceptors every call passes, in order")
+    show.set_defaults(run=_show_chain)
+    migrate = commands.add_parser("migrate", help="bring a database up to this version")
+    migrate.add_argument("--store", metavar="URL", help="store URL, for example sqlite:///hive.db")
+    migrate.add_argument("--data-dir", metavar="DIR", help="folder of the database (default: your data directory)")
+    migrate.set_defaults(run=_migrate)
+    commands.add_parser("version", help="print the version").set_defaults(run=_version)
+    return parser
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run the server. Prints one line on stdout when it is serving. SIGTERM or Ctrl-C drains and stops; a second one"
+        " skips the waiting."
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    parser.add_argument(
+        "--listen", metavar="HOST:PORT", help="address (default 127.0.0.1:50051; port 0 takes a free one)"
+    )
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of the data (default: your data directory)")
+    parser.add_argument("--store", metavar="URL", help="store URL: sqlite:///PATH, or memory: to forget everything")
+    parser.add_argument("--no-runner", dest="runner", action="store_false", default=None, help="start no local runner")
+    parser.add_argument(
+        "--keep-runner", action="store_true", default=None, help="leave the runner and its agents when the server stops"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", default=None, help="listen beyond loopback without TLS and authentication"
+    )
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
+    parser.set_defaults(run=_serve)
+
+
+def _add_runner(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run agents on this machine for a server. SIGTERM or Ctrl-C hands held tasks back and stops the agents; a second"
+        " one kills them. Exits with 69 when no server answered for the orphan timeout."
+    )
+    parser.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: 127.0.0.1:50051")
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="folder of ledger and work folders (default: your data directory)"
+    )
+    parser.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="label for placement; repeat")
+    parser.add_argument("--name", default="", help="name of this machine, for people (default: the host name)")
+    parser.add_argument(
+        "--maximum-agents", type=int, default=0, metavar="N", help="most agents at once (default: no bound)"
+    )
+    parser.add_argument(
+        "--orphan-timeout",
+        type=float,
+        default=300.0,
+        metavar="SECONDS",
+        help="stop after this long without a server (300)",
+    )
+    parser.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
+    )
+    parser.set_defaults(run=_runner)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from agenthive_server import app, logs, settings
+
+    flags = {
+        "server.listen": options.listen,
+        "server.data_dir": options.data_dir,
+        "server.store": options.store,
+        "server.runner": options.runner,
+        "server.keep_runner": options.keep_runner,
+        "server.insecure": options.insecure,
+        "server.log_level": options.log_level,
+    }
+    try:
+        loaded = settings.load(options.config, flags=flags)
+    except settings.SettingsError as error:
+        return _fail(str(error))
+    logs.configure(loaded.server.log_level)
+    try:
+        return _run(app.serve(loaded, options.config))
+    except app.StartError as error:
+        return _fail(str(error))
+
+
+def _runner(options: argparse.Namespace) -> int:
+    from agenthive_server import logs, settings
+    from agenthive_server.runner.runner import LedgerLocked, RunnerConfig, run_runner
+
+    logs.configure(options.log_level)
+    labels: dict[str, str] = {}
+    for label in options.label:
+        key, separator, value = label.partition("=")
+        if not key or not separator:
+            return _fail(f"--label {label}: expected KEY=VALUE", EXIT_USAGE)
+        labels[key] = value
+    folder = Path(options.data_dir) if options.data_dir else settings.data_dir(settings.Settings())
+    config = RunnerConfig(
+        data_dir=folder,
+        labels=labels,
+        display_name=options.name,
+        maximum_agents=options.maximum_agents,
+        orphan_timeout=options.orphan_timeout,
+    )
+    try:
+        return _run(run_runner(options.server, config))
+    except (LedgerLocked, OSError) as error:
+        return _fail(str(error))
+
+
+def _check_config(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from agenthive_server import settings
+
+    try:
+        loaded = settings.load(options.config)
+    except settings.SettingsError as error:
+        return _fail(str(error))
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(loaded), indent=2).decode() + "\n")
+    return 0
+
+
+def _show_chain(_options: argparse.Namespace) -> int:
+    from agenthive_server import app
+
+    sys.stdout.write(app.describe_chain() + "\n")
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    from agenthive_server import app, settings
+
+    try:
+        loaded = settings.load(None, flags={"server.store": options.store, "server.data_dir": options.data_dir})
+        sys.stdout.write(app.migrate(loaded) + "\n")
+    except (settings.SettingsError, app.StartError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _version(_options: argparse.Namespace) -> int:
+    from importlib.metadata import version
+
+    sys.stdout.write(f"agenthived {version('agenthive')}\n")
+    return 0
+
+
+def _run(main_task: Coroutine[Any, Any, int]) -> int:
+    """Run on uvloop where it is installed, else on asyncio's own loop."""
+    try:
+        import uvloop
+    except ImportError:
+        factory = None
+    else:
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(main_task)
+
+
+def _fail(sentence: str, code: int = EXIT_FAILED) -> int:
+    sys.stderr.write(f"agenthived: {sentence}\n")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

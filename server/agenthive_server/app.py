@@ -1,0 +1,410 @@
+"""The composition root: the one module that knows every other, builds them with plain arguments, and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import logging
+import random
+import sys
+import uuid
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from agenthive_server import fleet
+from agenthive_server.events.kept_output import KeptOutput
+from agenthive_server.events.log import EventLog
+from agenthive_server.events.notifier import LocalNotifier
+from agenthive_server.events.output import OutputHub
+from agenthive_server.events.subscription import TakenSnapshot
+from agenthive_server.events.subscriptions import Subscriptions
+from agenthive_server.kernel.agents import Agent
+from agenthive_server.kernel.clock import Clock, SystemClock
+from agenthive_server.kernel.errors import KernelError
+from agenthive_server.kernel.health import Health, Reading, Status
+from agenthive_server.kernel.kernel import Kernel
+from agenthive_server.kernel.ports import Store, StoreUnusable
+from agenthive_server.kernel.records import Kind
+from agenthive_server.kernel.tasks import Task
+from agenthive_server.lifecycle import LoopLag, Loops, Phase, Signals
+from agenthive_server.rpc.adapter import Adapter
+from agenthive_server.rpc.agents import AgentMethods
+from agenthive_server.rpc.blobs import BlobMethods
+from agenthive_server.rpc.builtin import BuiltIn
+from agenthive_server.rpc.chain import Switch, build_chain, describe
+from agenthive_server.rpc.convert.events import event_bytes
+from agenthive_server.rpc.disk import DiskGuard
+from agenthive_server.rpc.health import Board, Facts, ReportMethods
+from agenthive_server.rpc.messaging import MessagingMethods
+from agenthive_server.rpc.orchestrator import Services, add_services
+from agenthive_server.rpc.plugins import NoPlugins, PluginMethods
+from agenthive_server.rpc.server import CannotListen, Listening, Server, drain
+from agenthive_server.rpc.stream import StreamMethods, snapshot_events
+from agenthive_server.rpc.tasks import TaskMethods
+from agenthive_server.rpc.worker import WorkerMethods
+from agenthive_server.runner.local import LocalRunner
+from agenthive_server.settings import Settings, data_dir
+from agenthive_server.storage.committer import Committer
+from agenthive_server.telemetry import Sample
+
+_log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """The server cannot start: a sentence for the operator."""
+
+
+def new_id() -> str:
+    """Return an id that was never used before."""
+    return uuid.uuid4().hex
+
+
+def server_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return version("agenthive")
+    except PackageNotFoundError:
+        return "0"
+
+
+def open_store(settings: Settings, clock: Clock) -> Store:
+    """Return the store the settings name, not opened yet. Raises `StartError` for a URL of no known kind."""
+    url = settings.server.store
+    if url == "memory:":
+        from agenthive_server.storage.memory import MemoryStore
+
+        return MemoryStore(clock)
+    from agenthive_server.storage.sqlite import SqliteStore
+
+    return SqliteStore(_sqlite_path(settings), clock=clock, synchronous=settings.server.synchronous)
+
+
+def _sqlite_path(settings: Settings) -> Path:
+    url = settings.server.store
+    if not url:
+        return data_dir(settings) / "hive.db"
+    if url.startswith("sqlite:///"):
+        return Path(url.removeprefix("sqlite:///"))
+    raise StartError(f"store {url!r}: expected sqlite:///PATH or memory:")
+
+
+def migrate(settings: Settings) -> str:
+    """Bring the database of the settings up to this version; returns a sentence. Raises `StartError`."""
+    from agenthive_server.storage.migrations import migrate as run
+
+    path = _sqlite_path(settings)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        run(f"sqlite:///{path}")
+    except StoreUnusable as error:
+        raise StartError(str(error)) from None
+    return f"{path} is up to date"
+
+
+def describe_chain() -> str:
+    """Return the interceptors every call passes, outermost first, one to a line."""
+    built_in = BuiltIn(clock=SystemClock(), new_id=new_id)
+    chain = build_chain((*built_in.interceptors, DiskGuard(lambda: None, 0)))
+    return "\n".join(f"{stage:<10} {name:<20} {source}" for stage, name, source in describe(chain))
+
+
+class App:
+    """A whole server in this process: `open`, then `close`. `port` is where it listens."""
+
+    def __init__(self, settings: Settings, *, config_path: Path | None = None, clock: Clock | None = None) -> None:
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self.phase = Phase.STARTING
+        self.port = 0
+        self._config_dir = (config_path.parent if config_path else Path()).resolve()
+        self._start_time = self.clock.now()
+        server = settings.server
+        self.store = open_store(settings, self.clock)
+        self.log = EventLog(self.store, event_bytes)
+        self.notifier = LocalNotifier(self.clock)
+        self.output = OutputHub(
+            self.clock, sequence=lambda: self.log.head, retention=settings.limits.retention_output_seconds
+        )
+        self.subscriptions = Subscriptions(self.log, self.notifier, self.clock, output=self.output)
+        self.committer = Committer(self.store, settled=self._settled, failed=self._failed, clock=self.clock)
+        self.kernel = Kernel(
+            self.store,
+            self.committer.submit,
+            self.log,
+            self.notifier,
+            clock=self.clock,
+            new_id=new_id,
+            chance=random.SystemRandom().random,
+            limits=settings.limits.to_limits(),
+            outputs=KeptOutput(self.output, self.store, self.clock),
+        )
+        self.kernel.observers += [self.log.append, lambda events: self.notifier.ring(events[-1].sequence)]
+        self.lag = LoopLag()
+        self.loops = Loops(self.clock)
+        self.built_in = BuiltIn(
+            clock=self.clock, new_id=new_id, unary=server.maximum_calls, streams=server.maximum_streams
+        )
+        self.disk = DiskGuard(lambda: self.store.free_bytes, server.minimum_free_disk_bytes)
+        self.board = Board()
+        self.health = Health(self.clock)
+        for probe in (self._probe_store, self.kernel.probe, self.lag.probe, self.loops.probe):
+            self.health.add(probe)
+        self.runner: LocalRunner | None = None
+        self._server: Server | None = None
+        self._committing: asyncio.Task[None] | None = None
+
+    # What follows a commit: bound late, because the kernel is built with the committer ---------------------------------
+
+    def _settled(self, group: object) -> None:
+        self.kernel.settled(group)  # type: ignore[arg-type]  # the committer's own type
+
+    def _failed(self, group: object, error: KernelError) -> None:
+        self.kernel.failed(group, error)  # type: ignore[arg-type]  # the committer's own type
+
+    # Start ----------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open the store, fill the memory, listen. Raises `StartError`; what was opened is closed again then."""
+        _require_protected(self.settings)
+        try:
+            await self.store.open()
+        except StoreUnusable as error:
+            raise StartError(str(error)) from None
+        try:
+            self._server = self._listen()
+            await self.log.open()
+            await self.kernel.open()
+        except (KernelError, CannotListen) as error:
+            await self.store.close()
+            raise StartError(str(error)) from None
+        self._committing = asyncio.create_task(self.committer.run())
+        self.loops.start(
+            {
+                **self.kernel.loops(),
+                "notifier": self.notifier.run,
+                "output_notifier": self.output.notifier.run,
+                "event_loop": self.lag.run,
+                "ping": self._ping,
+            }
+        )
+        await fleet.muster(self.kernel.agents, self.settings.agents, self._config_dir)
+        await self._server.start()
+        self.port = self._server.ports[0]
+        self.phase = Phase.READY
+        self.board.serve(serving=True)
+        gc.collect()
+        gc.freeze()
+
+    def _listen(self) -> Server:
+        server = self.settings.server
+        adapter = Adapter(
+            Switch(build_chain((*self.built_in.interceptors, self.disk))), message_limit=server.message_limit_bytes
+        )
+        add_services(adapter, self._services(), self.board)
+        age = server.maximum_connection_age_seconds or None
+        return Server(
+            adapter,
+            Listening(addresses=(server.listen,), message_limit=server.message_limit_bytes, max_connection_age=age),
+        )
+
+    def _services(self) -> Services:
+        kernel, server = self.kernel, self.settings.server
+        self.worker = WorkerMethods(kernel.sessions, _Output(kernel, self.output), self.clock)
+        return Services(
+            agents=AgentMethods(kernel.agents),
+            tasks=TaskMethods(kernel.tasks, kernel.queries),
+            stream=StreamMethods(self.subscriptions, self.snapshot, longest=self._longest_stream),
+            report=ReportMethods(
+                self.health.report, self._facts, (self._metrics, self.built_in.metrics, self.worker.metrics)
+            ),
+            worker=self.worker,
+            messaging=MessagingMethods(kernel.messages),
+            blobs=BlobMethods(self.store, self.clock, most_bytes=server.maximum_blob_bytes),
+            plugins=PluginMethods(NoPlugins()),
+        )
+
+    def _longest_stream(self) -> float | None:
+        return self.settings.server.maximum_connection_age_seconds or None
+
+    def start_runner(self) -> None:
+        """Start the local runner, which connects to this server."""
+        host, _, _ = self.settings.server.listen.rpartition(":")
+        settings, folder = self.settings.runner, data_dir(self.settings)
+        arguments = ["--server", f"{_reachable(host)}:{self.port}", "--data-dir", str(folder)]
+        arguments += ["--orphan-timeout", str(settings.orphan_timeout_seconds)]
+        arguments += ["--maximum-agents", str(settings.maximum_agents), "--log-level", self.settings.server.log_level]
+        for key, value in settings.labels.items():
+            arguments += ["--label", f"{key}={value}"]
+        self.runner = LocalRunner(arguments, folder, keep=self.settings.server.keep_runner)
+        self._running_runner = asyncio.create_task(self.runner.run())
+
+    # Stop -----------------------------------------------------------------------------------------------------------
+
+    async def close(self, hurry: asyncio.Event | None = None) -> None:
+        """Stop in the order that loses nothing; `hurry` skips the waiting."""
+        hurry = hurry or asyncio.Event()
+        if self.runner is not None:
+            await _until(self.runner.stop(), hurry)
+            self._running_runner.cancel()
+        self.phase = Phase.DRAINING
+        if self._server is not None:
+            await drain(
+                self._server,
+                self.board,
+                self.clock,
+                delay=self.settings.server.drain_delay_seconds,
+                grace=self.settings.server.drain_grace_seconds,
+                end_streams=(self.kernel.drain, self.subscriptions.drain, self.kernel.sessions.send_away),
+                hurry=hurry,
+            )
+        await self.loops.stop()
+        await self.committer.stop()
+        if self._committing is not None:
+            await self._committing
+        await self.store.close()
+        self.phase = Phase.STOPPED
+
+    # What it says of itself -----------------------------------------------------------------------------------------
+
+    def snapshot(self, namespace: str | None) -> TakenSnapshot:
+        """Return the agents and open tasks of a namespace (None: all) as events, as of the head of the log."""
+        memory, agents = self.kernel.memory, self.kernel.agents
+        shown = [
+            (agent, agents.shown(agent))
+            for latest in memory.all(Agent)
+            if namespace in (None, latest.namespace)
+            and isinstance(agent := memory.committed((Kind.AGENT, latest.key)), Agent)
+        ]
+        tasks = [
+            task
+            for latest in memory.all(Task)
+            if namespace in (None, latest.namespace)
+            and isinstance(task := memory.committed((Kind.TASK, latest.key)), Task)
+            and not task.terminal
+        ]
+        return self.log.head, snapshot_events(shown, tasks)
+
+    async def _ping(self) -> None:
+        """Read from the database now and then, so that health knows before the next caller does."""
+        while True:
+            try:
+                self._ping_latency = await self.store.ping()
+                self._ping_failure = ""
+            except KernelError as error:
+                self._ping_failure = error.message
+            ready = not self._ping_failure and self.phase is Phase.READY
+            if self.phase is Phase.READY:
+                self.board.serve(serving=ready)
+            await self.clock.sleep(2.0)
+
+    _ping_latency: float | None = None
+    _ping_failure = ""
+
+    def _probe_store(self) -> list[tuple[str, Reading]]:
+        if self._ping_failure:
+            return [("store", Reading(Status.DOWN, self._ping_failure))]
+        if self.store.writable:
+            return [("store", Reading(Status.DEGRADED, f"cannot be written: {self.store.writable}"))]
+        if self.disk.low:
+            return [("store", Reading(Status.DEGRADED, "the disk is nearly full; new work is refused"))]
+        latency = self.committer.last_latency or self._ping_latency
+        return [("store", Reading(latency=latency)), ("notifier", Reading())]
+
+    def _facts(self) -> Facts:
+        index = self.kernel.index
+        return Facts(
+            version=server_version(),
+            start_time=self._start_time,
+            agents_in_contact=sum(len(index.agents_by_session.get(c.key, ())) for c in self.kernel.contacts),
+            queued_tasks=self.kernel.pool.queued,
+            held_tasks=sum(len(held) for held in index.leases_by_agent.values()),
+            last_sequence=self.log.head,
+            draining=self.phase is Phase.DRAINING,
+        )
+
+    def _metrics(self) -> Iterator[Sample]:
+        facts = self._facts()
+        yield Sample("agenthive_agents_in_contact", (), facts.agents_in_contact)
+        yield Sample("agenthive_tasks_queued", (), facts.queued_tasks)
+        yield Sample("agenthive_tasks_held", (), facts.held_tasks)
+        yield Sample("agenthive_tasks_assigned_by_dispatcher_total", (), self.kernel.dispatcher.assigned)
+        yield Sample("agenthive_event_loop_lag_seconds", (), self.lag.lag)
+        yield Sample("agenthive_commit_groups_total", (), self.committer.groups)
+        yield Sample("agenthive_commit_change_sets_total", (), self.committer.change_sets)
+        yield Sample("agenthive_commit_rows_total", (), self.committer.rows)
+        yield Sample("agenthive_commit_failures_total", (), self.committer.failures)
+        yield Sample("agenthive_commit_seconds", (), self.committer.last_latency)
+        for name, value in self.subscriptions.metrics().items():
+            yield Sample(f"agenthive_{name}", (), value)
+
+
+class _Output:
+    """Takes the chunks of workers for leases that are held."""
+
+    def __init__(self, kernel: Kernel, hub: OutputHub) -> None:
+        self._kernel = kernel
+        self._hub = hub
+
+    def append(
+        self, namespace: str, session_id: str, task_id: str, epoch: int, offset: int, data: bytes, stream: str
+    ) -> None:
+        """Take a chunk at once; one of a lease that is over is dropped."""
+        task = self._kernel.memory.task((namespace, task_id))
+        if task is not None and task.lease is not None and task.lease.epoch == epoch:
+            self._hub.append(task, task.attempt, offset, data, stream)
+
+
+async def serve(settings: Settings, config_path: Path | None = None) -> int:
+    """Be a server until SIGTERM or SIGINT; returns the exit code. Raises `StartError`."""
+    signals = Signals()
+    signals.install()
+    app = App(settings, config_path=config_path)
+    await app.open()
+    host, _, _ = settings.server.listen.rpartition(":")
+    sys.stdout.write(f"SERVING {host}:{app.port} data={data_dir(settings)} version={server_version()}\n")
+    sys.stdout.flush()
+    if settings.server.runner:
+        app.start_runner()
+    try:
+        await signals.stop.wait()
+    finally:
+        await app.close(signals.hurry)
+    return 0
+
+
+def _require_protected(settings: Settings) -> None:
+    host, separator, port = settings.server.listen.rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65_535:
+        raise StartError(f"listen {settings.server.listen!r}: expected HOST:PORT")
+    if _is_loopback(host.strip("[]")):
+        return
+    if not settings.server.insecure:
+        raise StartError(
+            f"listen {settings.server.listen!r} is reachable from other machines, and nothing protects it: choose"
+            " 127.0.0.1, or say --insecure if something else does"
+        )
+    _log.warning("listening on %s without TLS and authentication, as told", settings.server.listen)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _reachable(host: str) -> str:
+    """Return the address under which this machine reaches what listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
+
+
+async def _until(work: object, hurry: asyncio.Event) -> None:
+    tasks = [asyncio.ensure_future(work), asyncio.create_task(hurry.wait())]  # type: ignore[call-overload]  # awaitable
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,114 @@
+"""STARTING → READY → DRAINING → STOPPED: background loops that are kept alive, signals, and the lag of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from enum import StrEnum
+from typing import Any
+
+from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.health import Reading, Status
+
+_log = logging.getLogger(__name__)
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
+REST = 1.0
+"""Seconds before a loop that failed is started again."""
+
+
+class Phase(StrEnum):
+    """Where the server is in its life."""
+
+    STARTING = "STARTING"
+    READY = "READY"
+    DRAINING = "DRAINING"
+    STOPPED = "STOPPED"
+
+
+class Loops:
+    """Runs background loops in one task group. One that fails is told in health and in the log, and started again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._failures: dict[str, str] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, loops: Mapping[str, Loop]) -> None:
+        """Start the loops; they run until `stop`."""
+        self._task = asyncio.create_task(self._run(loops))
+
+    async def _run(self, loops: Mapping[str, Loop]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for name, loop in loops.items():
+                group.create_task(self._keep(name, loop), name=name)
+
+    async def _keep(self, name: str, loop: Loop) -> None:
+        while True:
+            try:
+                await loop()
+                return
+            except Exception as error:  # noqa: BLE001 - a defect in one loop must not end the server; it is told and logged
+                _log.exception("loop %s failed and is started again", name)
+                self._failures[name] = f"{type(error).__name__}; started again"
+            await self._clock.sleep(REST)
+
+    async def stop(self) -> None:
+        """Cancel the loops and wait for their end."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def probe(self) -> list[tuple[str, Reading]]:
+        """Return a reading for each loop that has ever failed."""
+        return [(f"loop/{name}", Reading(Status.DEGRADED, why)) for name, why in self._failures.items()]
+
+
+class LoopLag:
+    """Measures how late the event loop is."""
+
+    EVERY = 0.5
+    LATE = 0.25
+
+    def __init__(self) -> None:
+        self.lag = 0.0
+        self.worst = 0.0
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            await asyncio.sleep(self.EVERY)
+            self.lag = max(0.0, loop.time() - began - self.EVERY)
+            self.worst = max(self.worst, self.lag)
+
+    def probe(self) -> list[tuple[str, Reading]]:
+        """Return the last lag; DEGRADED when it was late."""
+        late = self.lag > self.LATE
+        reason = f"{self.lag * 1000:.0f} ms late" if late else ""
+        return [("event_loop", Reading(Status.DEGRADED if late else Status.OK, reason, self.lag))]
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first asks for a graceful stop, the second for the end of all waiting."""
+
+    def __init__(self) -> None:
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+
+    def install(self) -> None:
+        """Take the signals of this process; only in the main thread."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._received)
+
+    def _received(self) -> None:
+        if self.stop.is_set():
+            self.hurry.set()
+        self.stop.set()

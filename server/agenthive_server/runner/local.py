@@ -1,0 +1,99 @@
+"""The runner that a server starts for itself: one process, started again when it dies, stopped with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 30.0
+"""Seconds between two starts of a runner that keeps dying."""
+
+STOP_LIMIT = 60.0
+"""Seconds a runner may take to stop its agents before it is killed; its guard then kills what is left."""
+
+
+class LocalRunner:
+    """Keeps one runner alive beside the server. A runner of this data directory that still lives is left to reconnect."""
+
+    def __init__(self, arguments: Sequence[str], data_dir: Path, *, keep: bool) -> None:
+        """`arguments` follow `agenthived runner`; `keep` starts it in a session of its own and never stops it."""
+        self._command = [sys.executable, "-m", "agenthive_server", "runner", *arguments]
+        self._folder = data_dir / "runner"
+        self._keep = keep
+        self._process: asyncio.subprocess.Process | None = None
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Start it, and start it again whenever it ends by itself, until cancelled or stopped."""
+        pause = FIRST_PAUSE
+        while not self._stopping:
+            if _locked(self._folder):
+                await asyncio.sleep(1.0)
+                continue
+            began = asyncio.get_running_loop().time()
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=self._keep
+            )
+            (self._folder / "pid").write_text(str(self._process.pid), encoding="ascii")
+            code = await self._process.wait()
+            if self._stopping:
+                return
+            lived = asyncio.get_running_loop().time() - began
+            pause = FIRST_PAUSE if lived > LONGEST_PAUSE else min(LONGEST_PAUSE, 2 * pause)
+            _log.warning("the local runner ended with %s; it is started again in %.1f s", code, pause)
+            await asyncio.sleep(pause)
+
+    async def stop(self) -> None:
+        """Stop it and wait until it has stopped its agents; one that does not end is killed. Does nothing with `keep`."""
+        self._stopping = True
+        if self._keep:
+            return
+        pid = self._process.pid if self._process and self._process.returncode is None else _living(self._folder)
+        if not pid:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_LIMIT):
+                await self._gone()
+        except TimeoutError:
+            _log.error("the local runner did not stop within %.0f s and is killed", STOP_LIMIT)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def _gone(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            await self._process.wait()
+        while _locked(self._folder):
+            await asyncio.sleep(0.05)
+
+
+def _locked(folder: Path) -> bool:
+    """Whether a runner of this data directory lives."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _living(folder: Path) -> int:
+    """Return the process id of the runner that lives here, left by an earlier server; 0 when none does."""
+    if not _locked(folder):
+        return 0
+    try:
+        return int((folder / "pid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0

@@ -1,0 +1,65 @@
+"""Settings: defaults, layers, and mistakes told with their line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from agenthive_server.settings import SettingsError, load
+
+FLEET = """\
+[server]
+listen = "127.0.0.1:0"
+
+[[agents]]
+id = "one"
+command = ["cat"]
+
+[[agents]]
+id = "two"
+command = ["cat"]
+{line}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "fleet.toml"
+    path.write_text(text)
+    return path
+
+
+def test_defaults_need_no_file() -> None:
+    assert load(environ={}).server.listen == "127.0.0.1:50051"
+
+
+def test_environment_goes_over_the_file_and_flags_over_both(tmp_path: Path) -> None:
+    path = write(tmp_path, "[server]\nlisten = 'a:1'\nmaximum_calls = 5\n")
+    environ = {"AGENTHIVE_SERVER__LISTEN": "b:2", "AGENTHIVE_SERVER__RUNNER": "false"}
+    settings = load(path, environ=environ, flags={"server.listen": "c:3", "server.store": None})
+    assert (settings.server.listen, settings.server.runner, settings.server.maximum_calls) == ("c:3", False, 5)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("slots = 'many'", ":11: agents[1].slots: Expected `int`"),
+        ("slot = 2", ":11: agents[1].slot: unknown key `slot`; known are id, command"),
+        ("mode = 'both'", ":11: agents[1].mode: Invalid enum value 'both'"),
+        ("slots = 0", ":11: agents[1].slots: Expected 1 to 1000"),
+        ("[[agents]]\nid = 'one'\ncommand = ['x']", ":12: agents[2].id: Expected an id used once"),
+        ("[[agents]]\nid = 'three'", ":11: agents[2]: Object missing required field `command`"),
+        ("[limits]\nlease = 3", ":12: limits.lease: unknown key `lease`"),
+        ("= 3", "not valid TOML: "),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_what_was_expected(tmp_path: Path, line: str, told: str) -> None:
+    path = write(tmp_path, FLEET.format(line=line))
+    with pytest.raises(SettingsError) as caught:
+        load(path, environ={})
+    assert str(path) in str(caught.value)
+    assert told in str(caught.value)
+
+
+def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        load(tmp_path / "none.toml", environ={})
