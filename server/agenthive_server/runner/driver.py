@@ -141,7 +141,8 @@ class Driver(Protocol):
     def cancel_task(self, handle: Handle, key: TaskKey, grace: float) -> None:
         """Ask an attempt to end, and make it after `grace` seconds by the ladder; returns at once.
 
-        `run_task` then returns: with the result if there is one, else canceled. Repeats and unknown keys are harmless.
+        `run_task` then returns: with the result if there is one, else canceled. A repeat only ever shortens the grace;
+        unknown keys are harmless.
         """
 
     async def pause_task(self, handle: Handle, key: TaskKey, resume: bool) -> None:

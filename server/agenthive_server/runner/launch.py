@@ -162,6 +162,8 @@ class Child:
         self._popen = popen
         self._launcher = launcher
         self._finish: asyncio.Task[Exit] | None = None
+        self._stop: asyncio.Task[None] | None = None
+        self._stop_before = 0.0
         self.marker = marker
         self.stdin = WritePipe(popen.stdin)
         self.stdout = ReadPipe(popen.stdout)
@@ -188,6 +190,16 @@ class Child:
     def kill(self) -> None:
         """Kill the leader and its group at once; `finish` then ends the rest of the tree."""
         self.signal_group(signal.SIGKILL)
+
+    def begin_stop(self, grace: float) -> None:
+        """Begin the ladder in the background, once; again only if that makes it shorter."""
+        before = asyncio.get_running_loop().time() + grace
+        if self._stop is not None:
+            if self._stop_before <= before:
+                return
+            self._stop.cancel()
+        self._stop_before = before
+        self._stop = asyncio.create_task(self.stop(grace))
 
     async def stop(self, grace: float) -> None:
         """The ladder: SIGINT, `grace`, SIGTERM, patience, SIGKILL. Returns when the leader has exited.

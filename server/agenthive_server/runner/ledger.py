@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import shutil
 import stat
@@ -26,6 +27,7 @@ from agenthive_server.runner.driver import Handle
 from agenthive_server.runner.tree import ProcessId, kill_tree_now
 
 _COMPACT_LINES = 10_000
+_logger = logging.getLogger(__name__)
 
 
 class LedgerLocked(Exception):
@@ -65,7 +67,8 @@ class Ledger:
         self._open: dict[str, Entry] = {}
         self._lines = 0
         self._number = 0
-        self._file = self._path.open("ab")
+        self._torn = False
+        self._file = self._path.open("ab", buffering=0)
 
     def sweep(self) -> None:
         """End everything earlier runners left behind and remove its folders; call it before the first `begin`.
@@ -79,46 +82,57 @@ class Ledger:
         self._rewrite()
 
     def begin(self, agent_id: str, folder: Path | None = None) -> Entry:
-        """Record that an agent is about to start; returns its marker and its private folder, made unless given."""
+        """Record that an agent is about to start; returns its marker and its private folder, made unless given.
+
+        Raises OSError when that cannot be written. The other records can be done without, thanks to the marker: when
+        they cannot be written, that is logged.
+        """
         self._number += 1
         marker = f"{self.marker}.{self._number}"
         entry = Entry(marker, agent_id, folder or self.folder / "work" / marker, set())
         entry.folder.mkdir(mode=0o700, exist_ok=True)
-        self._open[marker] = entry
         self._append(_begin_record(entry), sync=True)
+        self._open[marker] = entry
         return entry
 
     def started(self, entry: Entry, handle: Handle) -> None:
         """Record the handle of an agent that has started."""
         entry.handle = handle
-        self._append(_handle_record(entry), sync=True)
+        self._note(_handle_record(entry), sync=True)
 
     def spawned(self, entry: Entry, process: ProcessId) -> None:
         """Record a process of the agent."""
         entry.processes.add(process)
-        self._append(_process_record(entry, process))
+        self._note(_process_record(entry, process))
 
     def departed(self, entry: Entry, process: ProcessId) -> None:
         """Forget a process whose tree is empty."""
         entry.processes.discard(process)
-        self._append({"marker": entry.marker, "pid": process.pid, "gone": process.start_time})
+        self._note({"marker": entry.marker, "pid": process.pid, "gone": process.start_time})
 
     def end(self, entry: Entry) -> None:
         """Record that nothing of the agent is left but its folder."""
         self._open.pop(entry.marker, None)
-        self._append({"marker": entry.marker, "ended": True})
+        self._note({"marker": entry.marker, "ended": True})
 
     def close(self) -> None:
         """Give the ledger to the next runner."""
         self._file.close()
         self._lock.close()
 
+    def _note(self, record: dict[str, Any], *, sync: bool = False) -> None:
+        try:
+            self._append(record, sync=sync)
+        except OSError as error:
+            _logger.error("the ledger cannot be written", exc_info=error)
+
     def _append(self, record: dict[str, Any], *, sync: bool = False) -> None:
         self._lines += 1
         if self._lines > _COMPACT_LINES + 4 * len(self._open):
             self._rewrite()
-        self._file.write(json.dumps(record).encode() + b"\n")
-        self._file.flush()
+        line = (b"\n" if self._torn else b"") + json.dumps(record).encode() + b"\n"
+        self._torn = True  # until the whole line is there
+        self._torn = self._file.write(line) != len(line)
         if sync:
             os.fsync(self._file.fileno())
 
@@ -131,7 +145,8 @@ class Ledger:
             os.fsync(file.fileno())
         fresh.replace(self._path)
         self._file.close()
-        self._file = self._path.open("ab")
+        self._file = self._path.open("ab", buffering=0)
+        self._torn = False
         self._lines = sum(1 for _ in _records(self._open.values()))
 
 

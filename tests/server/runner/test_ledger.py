@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -87,6 +88,34 @@ def test_it_does_not_grow_for_ever(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert len(path.read_bytes().splitlines()) < 70
     [found] = read_entries(path)
     assert (found.handle, found.processes) == (HANDLE, {ProcessId(7, 7)})
+    ledger.close()
+
+
+class Full:
+    """A file on a disk that takes half of a line and no more."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file = file
+
+    def write(self, line: bytes) -> int:
+        self.file.write(line[: len(line) // 2])
+        raise OSError(28, "No space left on device")
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+
+def test_a_full_disk_refuses_starts_and_spoils_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(folder)
+    before = ledger.begin("before")
+    with monkeypatch.context() as full:
+        full.setattr(ledger, "_file", Full(ledger._file))
+        with pytest.raises(OSError, match="No space"):
+            ledger.begin("refused")
+        ledger.started(before, HANDLE)
+        ledger.spawned(before, ProcessId(7, 7))
+    ledger.begin("after")
+    assert [entry.agent_id for entry in read_entries(folder / "ledger.jsonl")] == ["before", "after"]
     ledger.close()
 
 

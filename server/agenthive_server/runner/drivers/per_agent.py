@@ -82,7 +82,6 @@ class PerAgentProcess:
         self._held: dict[TaskKey, _Held] = {}
         self._log = Tail(_LOG_BYTES)
         self._ready = asyncio.Event()
-        self._stopping: asyncio.Task[None] | None = None
         self._patience: dict[TaskKey, asyncio.TimerHandle] = {}
         self._reason = ""
         self._stopped = False
@@ -204,21 +203,20 @@ class PerAgentProcess:
 
     def cancel_task(self, key: TaskKey, grace: float) -> None:
         """See `Driver.cancel_task`: a line, and after the grace the ladder for the whole agent."""
-        held = self._held.get(key)
-        if held is None or held.canceled:
+        held, loop = self._held.get(key), asyncio.get_running_loop()
+        if held is None:
             return
+        if timer := self._patience.get(key):
+            if timer.when() <= loop.time() + grace:
+                return
+            timer.cancel()
         held.canceled = True
         self._outbox.put(json_line({"control": "cancel", "task_id": key.task_id, "grace": grace}))
-        loop = asyncio.get_running_loop()
         self._patience[key] = loop.call_later(grace, self._give_up, key)
 
     def _give_up(self, key: TaskKey) -> None:
         self._reason = self._reason or f"stopped, because it did not end task {key.task_id} when asked"
-        self._begin_stop(0)
-
-    def _begin_stop(self, grace: float) -> None:
-        if self._stopping is None:
-            self._stopping = asyncio.create_task(self._child.stop(grace))
+        self._child.begin_stop(0)
 
     async def pause_task(self, key: TaskKey, resume: bool) -> None:
         """See `Driver.pause_task`: a line; the agent decides what it means."""
@@ -239,7 +237,7 @@ class PerAgentProcess:
         for held in self._held.values():
             held.canceled = True
         self._outbox.close()
-        self._begin_stop(grace)
+        self._child.begin_stop(grace)
         return await asyncio.shield(self._life)
 
     def kill(self) -> None:

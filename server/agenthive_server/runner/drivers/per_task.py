@@ -92,7 +92,6 @@ class TaskProcess:
         self._said: Outcome | None = None
         self._ended = asyncio.Event()
         self._canceled = False
-        self._stop: asyncio.Task[None] | None = None
         self._tail = Tail(_TAIL_BYTES)
         self._errors = Tail(_MESSAGE_BYTES)
 
@@ -106,20 +105,16 @@ class TaskProcess:
             return self._outcome(ending)
         finally:
             self.child.kill()
-            for pump in (*pumps, *([self._stop] if self._stop else ())):
+            for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             self.child.close()
             await self.child.finish()
 
     def cancel(self, grace: float) -> None:
-        """Begin the ladder, once."""
+        """Begin the ladder, or shorten it."""
         self._canceled = True
-        self._begin_stop(grace)
-
-    def _begin_stop(self, grace: float) -> None:
-        if self._stop is None:
-            self._stop = asyncio.create_task(self.child.stop(grace))
+        self.child.begin_stop(grace)
 
     async def _wait_for_end(self) -> None:
         """The exit; after a result it must come soon."""
@@ -129,7 +124,7 @@ class TaskProcess:
             await asyncio.wait({exited, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not exited.done():
                 await asyncio.wait({exited}, timeout=_LINGER)
-                self._begin_stop(0)
+                self.child.begin_stop(0)
             await exited
         finally:
             exited.cancel()

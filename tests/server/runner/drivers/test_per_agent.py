@@ -165,6 +165,15 @@ async def test_a_task_that_does_not_end_takes_the_agent_and_its_neighbours_along
     assert "task-2" in stage.ended[0].reason
 
 
+async def test_a_second_cancel_can_only_shorten_the_first(stage: Stage) -> None:
+    handle = await stage.start(agent("say(ready=True)\nfor line in lines(): say(output='x', task_id=line['task_id'])"))
+    job, report = stage.begin(handle)
+    await report.until(lambda said: bool(said.content))
+    for grace in (3600, 0.1, 3600):
+        stage.driver.cancel_task(handle, KEY, grace)
+    assert (await job).canceled is not None
+
+
 async def test_pause_and_resume_are_lines(stage: Stage) -> None:
     handle = await stage.start(agent(ECHO))
     job, report = stage.begin(handle)

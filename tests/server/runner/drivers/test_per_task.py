@@ -243,6 +243,15 @@ async def test_the_ladder_ends_what_ignores_sigint_and_sigterm(stage: Stage) -> 
     assert "SIGKILL" in outcome.canceled
 
 
+async def test_a_second_cancel_can_only_shorten_the_first(stage: Stage) -> None:
+    handle = await stage.start(shell(STUBBORN))
+    job, report = stage.begin(handle)
+    await report.until(lambda said: bool(said.content))
+    for grace in (3600, 0.1, 3600):
+        stage.driver.cancel_task(handle, KEY, grace)
+    assert (await job).canceled is not None
+
+
 async def test_a_paused_process_can_still_be_canceled(stage: Stage) -> None:
     handle = await stage.start(shell("trap 'exit 0' INT; echo here; while :; do sleep 0.05; done"))
     job, report = stage.begin(handle)
