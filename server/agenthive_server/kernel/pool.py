@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from .agents import AgentSpec
 from .assign import Candidate, Rank, Requirement, Scorer, exclusions, rank, requirement_of
-from .ready import Order, ReadyQueue
+from .ready import Fairness, Order, ReadyQueue
 from .records import Key
 from .tasks import Strategy, Task, TaskSpec
 
@@ -101,6 +101,8 @@ class Pool:
         self._wanting: dict[GroupKey, set[Requirement]] = {}
         # Queues of tasks for one agent only; apart, so that they cost nothing to the others of its group.
         self._pinned: dict[Key, set[Requirement]] = {}
+        # Turns count for all queues of a namespace: an agent that fits several serves their fairness keys in turn.
+        self._fairness: dict[str, Fairness] = {}
         self._affinity: OrderedDict[tuple[str, str], Key] = OrderedDict()
         self._turn = 0
 
@@ -184,7 +186,8 @@ class Pool:
         self.remove_task(task.key)
         queue = self.queues.get(need)
         if queue is None:
-            queue = self.queues[need] = ReadyQueue(need)
+            fairness = self._fairness.setdefault(need.namespace, Fairness())
+            queue = self.queues[need] = ReadyQueue(need, fairness)
             self._fitting[need] = []
             if need.agent_id:
                 self._pinned.setdefault((need.namespace, need.agent_id), set()).add(need)

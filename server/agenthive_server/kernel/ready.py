@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Iterator
 
 from .assign import Requirement
@@ -14,20 +13,41 @@ Order = tuple[int, float, float, int]
 """Priority, virtual time of the fairness key, queue time, arrival: smaller is served first."""
 
 
-class FairLevel:
-    """Waiting tasks of one priority: round robin over fairness keys in proportion to their weights.
+class FairClock:
+    """The virtual times of the fairness keys of one priority, shared by every queue in which their tasks wait.
 
-    Each key has a virtual time that advances by 1/weight with every task taken; the smallest is next. A key that comes back
-    after a pause begins at the level's own virtual time, so it cannot save up turns (start-time fair queueing, Goyal,
-    Vin and Cheng, SIGCOMM 1996).
+    Each key's time advances by 1/weight with every task taken; the smallest is next. A key that comes back after a pause
+    begins at the clock's own time, so it cannot save up turns (start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996).
     """
 
     def __init__(self) -> None:
-        self._queues: dict[str, deque[tuple[float, int, Key]]] = {}
+        self.now = 0.0
         self._times: dict[str, float] = {}
+        self._room = 64
+
+    def time(self, fairness_key: str) -> float:
+        """Return the virtual time of a key's next task."""
+        return max(self._times.get(fairness_key, 0.0), self.now)
+
+    def advance(self, fairness_key: str, weight: float) -> None:
+        """Note that a task of a key was taken."""
+        self.now = self.time(fairness_key)
+        self._times[fairness_key] = self.now + 1.0 / weight
+        if len(self._times) > self._room:
+            self._times = {key: time for key, time in self._times.items() if time > self.now}
+            self._room = 64 + 2 * len(self._times)
+
+
+class FairLevel:
+    """Waiting tasks of one priority in one queue: round robin over fairness keys in proportion to their weights, oldest first within one."""
+
+    def __init__(self, clock: FairClock | None = None) -> None:
+        self._clock = clock or FairClock()
+        # Every key of `_queues` has exactly one entry in `_heap`, also while its queue is empty. An entry's time may be
+        # behind the clock's, for the same key may have been served from another queue; it is put right at the top.
+        self._queues: dict[str, list[tuple[float, int, Key]]] = {}
         self._heap: list[tuple[float, int, str]] = []
         self._members: dict[Key, tuple[str, float, int]] = {}
-        self._now = 0.0
         self._turn = 0
 
     def __len__(self) -> int:
@@ -37,19 +57,17 @@ class FairLevel:
         return key in self._members
 
     def add(self, key: Key, fairness_key: str, weight: float, queue_time: float, arrival: int) -> None:
-        """Append a task to its fairness key's queue."""
+        """Add a task to its fairness key's queue, at the place of its age."""
         queue = self._queues.get(fairness_key)
         if queue is None:
-            queue = self._queues[fairness_key] = deque()
-        if not queue:
-            self._times[fairness_key] = max(self._times.get(fairness_key, 0.0), self._now)
+            queue = self._queues[fairness_key] = []
             self._push(fairness_key)
-        queue.append((queue_time, arrival, key))
+        heapq.heappush(queue, (queue_time, arrival, key))
         self._members[key] = (fairness_key, weight, arrival)
 
     def _push(self, fairness_key: str) -> None:
         self._turn += 1
-        heapq.heappush(self._heap, (self._times[fairness_key], self._turn, fairness_key))
+        heapq.heappush(self._heap, (self._clock.time(fairness_key), self._turn, fairness_key))
 
     def discard(self, key: Key) -> None:
         """Remove a task; its place in the queue is skipped when its turn comes."""
@@ -61,14 +79,19 @@ class FairLevel:
             virtual, _, fairness_key = self._heap[0]
             queue = self._queues[fairness_key]
             while queue and self._stale(queue[0]):
-                queue.popleft()
-            if queue:
-                queue_time, arrival, key = queue[0]
-                return virtual, queue_time, arrival, key
-            heapq.heappop(self._heap)
-            del self._queues[fairness_key]
-            if self._times.get(fairness_key, 0.0) <= self._now:
-                self._times.pop(fairness_key, None)
+                heapq.heappop(queue)
+            if not queue:
+                heapq.heappop(self._heap)
+                del self._queues[fairness_key]
+                continue
+            time = self._clock.time(fairness_key)
+            if virtual < time and len(self._heap) > 1:
+                self._turn += 1
+                heapq.heapreplace(self._heap, (time, self._turn, fairness_key))
+                if self._heap[0][2] != fairness_key:
+                    continue
+            queue_time, arrival, key = queue[0]
+            return time, queue_time, arrival, key
         return None
 
     def _stale(self, entry: tuple[float, int, Key]) -> bool:
@@ -79,11 +102,10 @@ class FairLevel:
         """Take the next task: its fairness key's virtual time advances."""
         if self.head() is None:
             return None
-        virtual, _, fairness_key = heapq.heappop(self._heap)
-        _, _, key = self._queues[fairness_key].popleft()
+        fairness_key = heapq.heappop(self._heap)[2]
+        _, _, key = heapq.heappop(self._queues[fairness_key])
         _, weight, _ = self._members.pop(key)
-        self._now = virtual
-        self._times[fairness_key] = virtual + 1.0 / weight
+        self._clock.advance(fairness_key, weight)
         self._push(fairness_key)
         return key
 
@@ -92,11 +114,26 @@ class FairLevel:
         return iter(self._members)
 
 
+class Fairness:
+    """The clocks of all priorities of a namespace."""
+
+    def __init__(self) -> None:
+        self._clocks: dict[int, FairClock] = {}
+
+    def clock(self, priority: int) -> FairClock:
+        """Return the clock of a priority."""
+        found = self._clocks.get(priority)
+        if found is None:
+            found = self._clocks[priority] = FairClock()
+        return found
+
+
 class ReadyQueue:
     """QUEUED tasks with one requirement."""
 
-    def __init__(self, need: Requirement) -> None:
+    def __init__(self, need: Requirement, fairness: Fairness | None = None) -> None:
         self.need = need
+        self._fairness = fairness or Fairness()
         self._levels: dict[int, FairLevel] = {}
         self._where: dict[Key, int] = {}
         self._arrivals = 0
@@ -105,11 +142,11 @@ class ReadyQueue:
         return len(self._where)
 
     def add(self, task: Task) -> None:
-        """Append a task."""
+        """Add a task."""
         spec = task.spec
         level = self._levels.get(spec.priority)
         if level is None:
-            level = self._levels[spec.priority] = FairLevel()
+            level = self._levels[spec.priority] = FairLevel(self._fairness.clock(spec.priority))
         self._arrivals += 1
         level.add(task.key, spec.fairness_key, spec.fairness_weight, task.queue_time, self._arrivals)
         self._where[task.key] = spec.priority
