@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ Every setting of the file can also be given as AGENTHIVE_<TABLE>__<KEY>, for exa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 well, 1 failed with a sentence on stderr, 2 wrong usage."""
+    # The runner is started when gRPC's threads run already; its fork handlers could only warn about that.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # noqa: TID251 - written, and before grpc is imported
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
