@@ -17,16 +17,19 @@ import logging
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from agenthive_server.runner.driver import Handle
 from agenthive_server.runner.tree import ProcessId, kill_tree_now
 
 _COMPACT_LINES = 10_000
+_LOCK_TRIES = 10
+_LOCK_PAUSE = 0.05
 _logger = logging.getLogger(__name__)
 
 
@@ -53,13 +56,11 @@ class Ledger:
         (folder / "work").mkdir(parents=True, exist_ok=True, mode=0o700)
         folder.chmod(0o700)
         self._lock = (folder / "lock").open("ab")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _take_lock(self._lock):
             self._lock.close()
             raise LedgerLocked(
                 f"Another runner uses {folder}; give this one a data directory of its own, or stop the other first."
-            ) from None
+            )
         self.folder = folder
         self.home = _read_home(folder / "id")
         self.marker = f"{self.home}.{uuid.uuid4().hex[:12]}"
@@ -148,6 +149,16 @@ class Ledger:
         self._file = self._path.open("ab", buffering=0)
         self._torn = False
         self._lines = sum(1 for _ in _records(self._open.values()))
+
+
+def _take_lock(file: IO[bytes]) -> bool:
+    """Take the lock; somebody who only looks whether it is free has it for a moment."""
+    for _ in range(_LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_PAUSE)
+    return False
 
 
 def _begin_record(entry: Entry) -> dict[str, Any]:
