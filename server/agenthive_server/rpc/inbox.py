@@ -48,6 +48,9 @@ _STREAMS: Final = {
 class Applied(Protocol):
     """What of the kernel's `SessionVerbs` the frames of a worker need."""
 
+    def heard(self, namespace: str, session_id: str, epoch: int) -> None:
+        """Note a sign of life."""
+
     async def apply(self, namespace: str, session_id: str, epoch: int, entries: Sequence[Item]) -> list[Refusal]:
         """Apply items; they are durable or refused when it returns."""
 
@@ -176,6 +179,7 @@ class Inbox:
 
     def take(self, frame: pb.ConnectRequest) -> None:
         """Take a frame; one that was taken before is only acknowledged. Raises `ProtocolViolation`."""
+        self._sessions.heard(*self._session)
         if frame.acknowledged_frame:
             self._mail += self._outbox.delivered(frame.acknowledged_frame)
         number = frame.frame_number

@@ -56,7 +56,7 @@ def _reflection_v1() -> FileDescriptorProto:
     proto = _copy(reflection_pb2.DESCRIPTOR)
     proto.name, proto.package = "grpc/reflection/v1/reflection.proto", "grpc.reflection.v1"
     for message in proto.message_type:
-        for field in message.field:
+        for field in (field for field in message.field if field.type_name):
             field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
     for service in proto.service:
         for method in service.method:

@@ -48,7 +48,7 @@ class WorkerMethods:
         self._sessions = sessions
         self._output = output
         self._clock = clock
-        self._hello_seconds = hello_seconds
+        self.hello_seconds = hello_seconds
         self._marks: OrderedDict[tuple[str, str], Mark] = OrderedDict()
         self._open = 0
 
@@ -82,10 +82,10 @@ class WorkerMethods:
 
     async def _hello(self, stream: Duplex) -> pb.Hello:
         try:
-            async with asyncio.timeout(self._hello_seconds):
+            async with asyncio.timeout(self.hello_seconds):
                 frame: pb.ConnectRequest | None = await stream.read()
         except TimeoutError:
-            raise ProtocolViolation(f"no hello within {self._hello_seconds:g} seconds") from None
+            raise ProtocolViolation(f"no hello within {self.hello_seconds:g} seconds") from None
         if frame is None or len(frame.items) != 1 or frame.items[0].WhichOneof("item") != "hello":
             raise ProtocolViolation("the first frame of a stream holds a hello and nothing else")
         hello = frame.items[0].hello
