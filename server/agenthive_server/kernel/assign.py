@@ -28,7 +28,7 @@ class Candidate:
     last_assigned: int = 0
     # Assignments so far divided by weight; the weighted strategy levels it.
     share: float = 0.0
-    # Grows whenever it changes, so that old entries in heaps show.
+    # Another one whenever it changes, so that old entries in heaps show.
     version: int = 0
 
     @property
@@ -84,11 +84,14 @@ def exclusions(need: Requirement, agent: Candidate) -> list[str]:
 Rank = tuple[float, ...]
 """Smaller is better; equal ranks are decided by who was assigned to longest ago."""
 
+LATER = 2**48
+"""Beyond every position in the order of assignments: who is given a task now was assigned to last."""
+
 
 def rank(strategy: Strategy, need: Requirement, priority: int, agent: Candidate, taken: int = 0) -> Rank:
     """Rank an eligible agent for a task; `taken` slots are spoken for on top of those in use."""
     load = (agent.used + taken) / agent.spec.slots
-    turn = agent.last_assigned + taken
+    turn = agent.last_assigned + taken * LATER
     if strategy is Strategy.CAPABILITY_FIRST:
         return (len(agent.capabilities) - len(need.capabilities), load, turn)
     if strategy is Strategy.LOAD_BALANCED:

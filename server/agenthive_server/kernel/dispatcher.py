@@ -53,7 +53,8 @@ class Dispatcher:
         if not chosen:
             return True
         try:
-            outcome = await self._decisions.commit(view.changes)
+            # Shielded: answers may rest on this outcome when the loop is cancelled.
+            outcome = await asyncio.shield(self._decisions.commit(view.changes))
         except KernelError as error:
             self.failing = error.message
             self._put_back(chosen)
@@ -101,4 +102,6 @@ class Dispatcher:
             if isinstance(task, Task) and task.state is TaskState.QUEUED:
                 self._pool.remove_task(key)
                 self._pool.put_task(task, self._clock.now())
+        # Queues were closed because of slots that this wave would have taken.
+        self._pool.open.update(self._pool.queues)
         self._woken.set()

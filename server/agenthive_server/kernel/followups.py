@@ -45,7 +45,14 @@ class Followups:
     """Follows the log and does what events entail."""
 
     def __init__(
-        self, decisions: Decisions, index: Index, store: Store, log: Log, notifier: Notifier, clock: Clock, chance: Chance
+        self,
+        decisions: Decisions,
+        index: Index,
+        store: Store,
+        log: Log,
+        notifier: Notifier,
+        clock: Clock,
+        chance: Chance,
     ) -> None:
         self._decisions = decisions
         self._memory = decisions.memory

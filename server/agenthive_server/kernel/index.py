@@ -159,7 +159,8 @@ class Index:
             self.context_usage.pop(key, None)
             return
         obstacle = self._obstacle(agent)
-        self.pool.put_agent(key, agent.spec, "" if obstacle else agent.session_id, obstacle)
+        session_id = "" if obstacle else agent.session_id
+        self.pool.put_agent(key, agent.spec, session_id, obstacle, used=self.open_leases(key))
         if self.pool.open:
             self.wake_dispatcher()
 

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from .agents import AgentSpec
-from .assign import Candidate, Rank, Requirement, Scorer, exclusions, rank, requirement_of
+from .assign import URGENT, Candidate, Rank, Requirement, Scorer, exclusions, rank, requirement_of
 from .ready import Fairness, Order, ReadyQueue
 from .records import Key
 from .tasks import Strategy, Task, TaskSpec
@@ -36,11 +36,14 @@ class Group:
         self.free: set[Key] = set()
         # Share of the member that was assigned to last; where newcomers begin.
         self.share = 0.0
+        self._changes = 0
         self._heaps: dict[tuple[Strategy, bool], list[tuple[Rank, Key, int]]] = {}
 
     def changed(self, agent: Candidate) -> None:
         """Note a change of an agent: old heap entries become stale, new ones are added."""
-        agent.version += 1
+        # Counted by the group: an agent that was forgotten and comes back must not match entries of its former self.
+        self._changes += 1
+        agent.version = self._changes
         if agent.free <= 0:
             self.free.discard(agent.key)
             return
@@ -52,10 +55,8 @@ class Group:
 
     def remove(self, key: Key) -> None:
         """Forget an agent."""
-        agent = self.members.pop(key, None)
-        if agent is not None:
-            agent.version += 1
-            self.free.discard(key)
+        self.members.pop(key, None)
+        self.free.discard(key)
 
     def _entry(self, strategy: Strategy, urgent: bool, agent: Candidate) -> tuple[Rank, Key, int]:
         need = Requirement(self.key[0])
@@ -108,8 +109,11 @@ class Pool:
 
     # Agents ---------------------------------------------------------------------------------------------------------
 
-    def put_agent(self, key: Key, spec: AgentSpec, session_id: str, obstacle: str) -> None:
-        """Add an agent or note how it has changed; an empty session means it takes nothing, because of `obstacle`."""
+    def put_agent(self, key: Key, spec: AgentSpec, session_id: str, obstacle: str, used: int = 0) -> None:
+        """Add an agent or note how it has changed; an empty session means it takes nothing, because of `obstacle`.
+
+        `used`: the leases it holds already when it is new here.
+        """
         agent = self.agents.get(key)
         if agent is not None and agent.spec is not spec and self._group_key(agent) != _group_key(key, spec):
             self._leave_group(agent)
@@ -117,7 +121,7 @@ class Pool:
             agent.capabilities = frozenset(spec.capabilities)
             self._join_group(agent)
         if agent is None:
-            agent = self.agents[key] = Candidate(key, spec, frozenset(spec.capabilities))
+            agent = self.agents[key] = Candidate(key, spec, frozenset(spec.capabilities), used=used)
             self._turn += 1
             agent.last_assigned = self._turn
             self._join_group(agent)
@@ -203,7 +207,10 @@ class Pool:
         need = self._waiting.pop(key, None)
         if need is None:
             return
-        queue = self.queues[need]
+        # Gone already when the last tasks of a queue were taken together.
+        queue = self.queues.get(need)
+        if queue is None:
+            return
         queue.discard(key)
         if not queue:
             self._drop(need)
@@ -277,11 +284,14 @@ class Pool:
         self, need: Requirement, strategy: Strategy, priority: int, taken: dict[Key, int]
     ) -> list[Candidate]:
         wanted = len(taken) + (SCORED if self.scorers else 1)
-        found: list[Candidate] = []
+        found: dict[Key, Candidate] = {}
         for group in self.groups_for(need):
             if group.free:
-                found.extend(group.best(strategy, priority <= 2, wanted, need.avoid))
-        usable = [a for a in found if _has_room(a, taken)]
+                found.update((a.key, a) for a in group.best(strategy, priority <= URGENT, wanted, need.avoid))
+        if strategy is Strategy.PRIORITY_AWARE and priority > URGENT:
+            # It packs, so those with slots taken are better than their heaps know.
+            found.update((key, self.agents[key]) for key in taken if not exclusions(need, self.agents[key]))
+        usable = [a for a in found.values() if _has_room(a, taken)]
         if len(usable) > 1:
             usable.sort(key=lambda a: rank(strategy, need, priority, a, taken.get(a.key, 0)))
         return usable

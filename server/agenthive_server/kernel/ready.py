@@ -16,8 +16,9 @@ Order = tuple[int, float, float, int]
 class FairClock:
     """The virtual times of the fairness keys of one priority, shared by every queue in which their tasks wait.
 
-    Each key's time advances by 1/weight with every task taken; the smallest is next. A key that comes back after a pause
-    begins at the clock's own time, so it cannot save up turns (start-time fair queueing, Goyal, Vin and Cheng, SIGCOMM 1996).
+    Each key's time advances by 1/weight with every task taken; the smallest is next. A key that comes back after a
+    pause begins at the clock's own time, so it cannot save up turns (start-time fair queueing, Goyal, Vin and Cheng,
+    SIGCOMM 1996).
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class FairClock:
 
 
 class FairLevel:
-    """Waiting tasks of one priority in one queue: round robin over fairness keys in proportion to their weights, oldest first within one."""
+    """Waiting tasks of one priority in one queue: fairness keys in turn by their weights, the oldest task of each first."""
 
     def __init__(self, clock: FairClock | None = None) -> None:
         self._clock = clock or FairClock()

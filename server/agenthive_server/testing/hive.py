@@ -174,7 +174,11 @@ async def open_hive(
     finally:
         for loop in loops:
             loop.cancel()
-        await asyncio.gather(*loops, return_exceptions=True)
+        ends = await asyncio.gather(*loops, return_exceptions=True)
         await committer.stop()
         await committing
         await made.close()
+    for end in ends:
+        # A loop that ended by itself is a bug, whatever the test looked at.
+        if not isinstance(end, asyncio.CancelledError):
+            raise RuntimeError("a loop of the kernel has ended") from end
