@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from agenthive.client import Client
 
@@ -19,6 +21,9 @@ from agenthive_server.settings import load
 
 START_LIMIT = 20.0
 """Seconds a server process may take to say SERVING."""
+
+STOP_LIMIT = 40.0
+"""Seconds a process may take to end after SIGTERM; then it is killed, and that is an error."""
 
 
 def free_port() -> int:
@@ -105,25 +110,92 @@ class ServerProcess:
         await self._end(signal.SIGKILL)
 
     async def stop(self) -> int:
-        """SIGTERM, and wait until it has ended; returns the exit code."""
+        """SIGTERM, and wait until it has ended; returns the exit code; TimeoutError when it had to be killed."""
         return await self._end(signal.SIGTERM)
 
+    def log(self) -> str:
+        """Return what its processes wrote to stderr so far."""
+        return self.errors.read_text(encoding="utf-8", errors="replace") if self.errors.exists() else ""
+
     async def _end(self, number: signal.Signals) -> int:
-        if self.process is None:
-            return 0
+        return await end_process(self.process, number)
+
+
+async def end_process(process: asyncio.subprocess.Process | None, number: signal.Signals) -> int:
+    """Send a signal and wait until the process has ended; returns the exit code, 0 where there is none.
+
+    One that does not end within `STOP_LIMIT` is killed, and `TimeoutError` raised.
+    """
+    if process is None:
+        return 0
+    if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(number)
-        return await self.process.wait()
+            process.send_signal(number)
+    try:
+        async with asyncio.timeout(STOP_LIMIT):
+            return await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise
 
 
 @asynccontextmanager
 async def open_process(
     data_dir: Path, *arguments: str, runner: bool = False, settings: Mapping[str, object] | None = None
 ) -> AsyncIterator[ServerProcess]:
-    """Run a server process; it is killed at the end if it still runs."""
+    """Run a server process, and stop it at the end if it still runs."""
     server = ServerProcess(data_dir, *arguments, runner=runner, settings=settings)
     await server.start()
     try:
         yield server
     finally:
         await server.stop()
+
+
+class WorkerProcess:
+    """A worker (`worker_program`) in a process of its own, which tests kill, suspend and let go on."""
+
+    def __init__(self, target: str, agent_id: str, *arguments: str, folder: Path) -> None:
+        """`arguments` are those of the program; `folder` keeps its journal and its stderr."""
+        self.agent_id = agent_id
+        self.journal_path = folder / f"{agent_id}.journal"
+        self._errors = folder / f"{agent_id}.log"
+        self._command = [sys.executable, "-m", "agenthive_server.testing.worker_program", target, agent_id]
+        self._command += ["--journal", str(self.journal_path), *arguments]
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Start the process; the agent is there when the server says so."""
+        with self._errors.open("ab") as errors:
+            self.process = await asyncio.create_subprocess_exec(*self._command, stderr=errors)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send any signal, for example SIGSTOP and SIGCONT."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def kill(self) -> None:
+        """`kill -9`, and wait until it is gone."""
+        await end_process(self.process, signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """SIGTERM, and wait until it has ended; returns the exit code."""
+        return await end_process(self.process, signal.SIGTERM)
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Return what it noted of its tasks, in order."""
+        if not self.journal_path.exists():
+            return []
+        return [json.loads(line) for line in self.journal_path.read_text(encoding="utf-8").splitlines()]
+
+
+@asynccontextmanager
+async def open_worker(target: str, agent_id: str, *arguments: str, folder: Path) -> AsyncIterator[WorkerProcess]:
+    """Run a worker process; it is killed at the end if it still runs."""
+    worker = WorkerProcess(target, agent_id, *arguments, folder=folder)
+    await worker.start()
+    try:
+        yield worker
+    finally:
+        await worker.kill()
