@@ -53,7 +53,7 @@ def finish(db: sqlite3.Connection) -> None:
         db.execute("COMMIT")
     except sqlite3.Error as error:
         message = f"the database cannot be written: {sentence(error)}"
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY):
             raise InDoubt(message) from error
         # The last page, which would make it valid, is written after all others: without space it is not there.
         undo(db)
