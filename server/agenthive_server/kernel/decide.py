@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -51,13 +51,15 @@ class View:
     conflict, so it must do nothing but read and write here.
     """
 
-    __slots__ = ("_extra", "_memory", "_rests_on", "changes")
+    __slots__ = ("_extra", "_memory", "_rests_on", "changes", "guesses")
 
     def __init__(self, memory: Memory, extra: dict[Ref, Record | None]) -> None:
         self._memory = memory
         self._extra = extra
         self._rests_on: list[asyncio.Future[object]] = []
         self.changes = ChangeSet()
+        # Records taken as absent without looking: a commit would find out, a refusal has to look first.
+        self.guesses: list[Ref] = []
 
     def peek(self, ref: Ref) -> Record | None:
         """Return a record as far as it is known without reading the store."""
@@ -75,11 +77,31 @@ class View:
     def find(self, ref: Ref) -> Record | None:
         """Return a record or None if it does not exist; raises `NotLoaded` when that is not known yet."""
         found = self.peek(ref)
-        if found is None and ref[0] not in ALWAYS_COMPLETE and ref not in self._extra:
-            flight = self._memory.flight(ref)
-            if flight is None:
-                raise NotLoaded((ref,))
+        if found is None and not self._known(ref):
+            raise NotLoaded((ref,))
         return found
+
+    def guess(self, ref: Ref) -> Record | None:
+        """Return a record as far as it is known, or None, for a decision that inserts it if it does not exist."""
+        found = self.peek(ref)
+        if found is None and not self._known(ref):
+            self.guesses.append(ref)
+        return found
+
+    def need(self, refs: Iterable[Ref]) -> None:
+        """Have records read together that would else be read one by one; raises `NotLoaded` for those not known."""
+        missing = [ref for ref in refs if not self._known(ref)]
+        if missing:
+            raise NotLoaded(missing)
+
+    def _known(self, ref: Ref) -> bool:
+        return (
+            ref in self._extra
+            or ref[0] in ALWAYS_COMPLETE
+            or ref in self.changes.puts
+            or self._memory.latest(ref) is not None
+            or self._memory.flight(ref) is not None
+        )
 
     def task(self, namespace: str, task_id: str) -> Task:
         """Return a task; raises `NotFound`."""
@@ -168,17 +190,24 @@ class Decisions:
         not be committed. Cancelling the caller does not take back a change set in flight.
         """
         extra: dict[Ref, Record | None] = {}
-        for _ in range(MAX_TRIES):
+        tries = 0
+        while tries < MAX_TRIES:
             view = View(self.memory, extra)
             try:
                 answer = decide(view)
             except NotLoaded as missing:
+                # Not a collision: each time more is known.
                 await self._read(missing.refs, extra)
                 continue
             except KernelError:
+                if view.guesses:
+                    await self._read(view.guesses, extra)
+                    continue
+                tries += 1
                 if await view.settled():
                     raise
                 continue
+            tries += 1
             if view.changes.empty:
                 if await view.settled():
                     return answer
@@ -217,10 +246,13 @@ class Decisions:
 
 
 def recall(view: View, caller: Caller) -> RequestRecord | None:
-    """Return the memory of an earlier call with this request id, or None; raises `BadRequest` if it was another request."""
+    """Return the memory of an earlier call with this request id, or None; raises `BadRequest` if it was another.
+
+    Whoever gets None writes it with `remember`, or raises.
+    """
     if not caller.request_id:
         return None
-    known = cast("RequestRecord | None", view.peek(_request_ref(caller)))
+    known = cast("RequestRecord | None", view.guess(_request_ref(caller)))
     if known is not None and known.digest != caller.digest:
         raise BadRequest(
             "this request_id was used before for a different request", reason="REQUEST_ID_REUSED", field="request_id"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar, cast
 
 from .agents import Agent
@@ -40,7 +40,7 @@ class Flight:
 
     def __init__(self, committed: Record | None) -> None:
         self.committed = committed
-        self.pending: list[Record | None] = []
+        self.pending: list[tuple[ChangeSet, Record | None]] = []
         self.future: asyncio.Future[object] | None = None
 
 
@@ -113,30 +113,28 @@ class Memory:
 
     def apply(self, changes: ChangeSet, future: asyncio.Future[object]) -> None:
         """Make a submitted change set the latest state; `future` ends when its outcome is known."""
-        for ref, record in changes.puts.items():
-            self._fly(ref, record, future)
-        for ref in changes.deletes:
-            self._fly(ref, None, future)
-
-    def _fly(self, ref: Ref, record: Record | None, future: asyncio.Future[object]) -> None:
-        flight = self._flights.get(ref)
-        if flight is None:
-            flight = self._flights[ref] = Flight(self.latest(ref))
-        flight.pending.append(record)
-        flight.future = future
-        self._change(ref, record)
+        for ref, record in _rows(changes):
+            flight = self._flights.get(ref)
+            if flight is None:
+                flight = self._flights[ref] = Flight(self.latest(ref))
+            flight.pending.append((changes, record))
+            flight.future = future
+            self._change(ref, record)
 
     def settle(self, changes: ChangeSet) -> None:
         """Note that a change set was committed."""
-        for ref, record in changes.puts.items():
-            self._land(ref, record)
-        for ref in changes.deletes:
-            self._land(ref, None)
+        for ref, record in _rows(changes):
+            flight = self._flights.get(ref)
+            if flight is None:
+                # Given up as unknown before, yet written: what was built on it says so.
+                self._change(ref, record)
+            else:
+                self._land(ref, flight, changes, record)
 
-    def _land(self, ref: Ref, record: Record | None) -> None:
-        flight = self._flights[ref]
+    def _land(self, ref: Ref, flight: Flight, changes: ChangeSet, record: Record | None) -> None:
         flight.committed = record
-        flight.pending.pop(0)
+        if flight.pending[0][0] is changes:
+            flight.pending.pop(0)
         if not flight.pending:
             del self._flights[ref]
             if record is not None and not is_open(record):
@@ -144,21 +142,21 @@ class Memory:
 
     def revert(self, changes: ChangeSet) -> None:
         """Note that a change set was not committed; its records fall back."""
-        for ref, record in changes.puts.items():
-            self._fall(ref, record)
-        for ref in changes.deletes:
-            self._fall(ref, None)
+        for ref, _ in _rows(changes):
+            self._fall(ref, changes)
 
-    def _fall(self, ref: Ref, record: Record | None) -> None:
+    def _fall(self, ref: Ref, changes: ChangeSet) -> None:
         flight = self._flights.get(ref)
-        if flight is None or not any(p is record for p in flight.pending):
+        at = next((i for i, (owner, _) in enumerate(flight.pending) if owner is changes), -1) if flight else -1
+        if flight is None or at < 0:
             return
-        at = next(i for i, p in enumerate(flight.pending) if p is record)
         del flight.pending[at:]
-        base = flight.pending[-1] if flight.pending else flight.committed
+        base = flight.pending[-1][1] if flight.pending else flight.committed
+        self._change(ref, base)
         if not flight.pending:
             del self._flights[ref]
-        self._change(ref, base)
+            if base is not None and not is_open(base):
+                self._retire(ref, base)
 
     def learn(self, ref: Ref, record: Record | None) -> None:
         """Take over what was read from the store, unless changes are in flight."""
@@ -188,3 +186,9 @@ class Memory:
             self._recent.move_to_end(ref)
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)
+
+
+def _rows(changes: ChangeSet) -> Iterator[tuple[Ref, Record | None]]:
+    yield from changes.puts.items()
+    for ref in changes.deletes:
+        yield ref, None

@@ -124,6 +124,13 @@ def _addressed(view: View, namespace: str, agent_id: str, task_id: str) -> None:
             raise Refused(f"task {task_id!r} is over", metadata={"task_id": task_id, "state": str(task.state)})
 
 
+def _sent(view: View, namespace: str, message_id: str) -> Message:
+    message = view.find_message((namespace, message_id))
+    if message is None:
+        raise NotFound(f"message {message_id!r} has expired", reason="MESSAGE_NOT_FOUND")
+    return message
+
+
 class MessageVerbs:
     """Every mutating method answers when what it changed is durable."""
 
@@ -155,7 +162,7 @@ class MessageVerbs:
         def decide(view: View) -> Message:
             known = recall(view, caller)
             if known is not None:
-                return cast(Message, view.find((Kind.MESSAGE, (caller.namespace, known.refs[0]))))
+                return _sent(view, caller.namespace, known.refs[0])
             _addressed(view, caller.namespace, agent_id, task_id)
             if len(self._index.mail_by_agent.get((caller.namespace, agent_id), ())) >= MAX_UNREAD:
                 raise Overloaded(f"{MAX_UNREAD} messages wait for this agent", reason="QUOTA_EXCEEDED", retry_after=5.0)

@@ -152,7 +152,14 @@ class TaskVerbs:
 
     async def retry(self, caller: Caller, task_id: str) -> Task:
         """Begin a new attempt of a terminal task, or of one in RETRY_WAIT at once."""
-        return await self._change(caller, task_id, lambda task: transitions.retry_now(task, now=self._clock.now()))
+
+        def change(view: View, task: Task) -> Step:
+            if task.terminal:
+                # Its progress left the memory with it; the next attempt is given the checkpoint.
+                view.find_progress(task.key)
+            return transitions.retry_now(task, now=self._clock.now())
+
+        return await self._change_with(caller, task_id, change)
 
     async def pause(self, caller: Caller, task_id: str) -> Task:
         """Pause a task; a held one keeps its lease."""
@@ -178,11 +185,14 @@ class TaskVerbs:
         return await self._change(caller, task_id, change)
 
     async def _change(self, caller: Caller, task_id: str, change: Callable[[Task], Step]) -> Task:
+        return await self._change_with(caller, task_id, lambda _, task: change(task))
+
+    async def _change_with(self, caller: Caller, task_id: str, change: Callable[[View, Task], Step]) -> Task:
         def decide(view: View) -> Task:
             task = view.task(caller.namespace, task_id)
             if recall(view, caller) is not None:
                 return task
-            changed, facts = change(task)
+            changed, facts = change(view, task)
             if facts or changed is not task:
                 changed = view.put(changed, *facts)
             remember(view, caller, [task_id], self._clock.now())
