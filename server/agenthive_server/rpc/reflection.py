@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, Final
 
 import grpc
 from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import Default, DescriptorPool
 
 from agenthive_server.plugin.api import Call
@@ -44,7 +45,7 @@ class ReflectionMethods:
                     _fill_extensions(pool, question.all_extension_numbers_of_type, answer)
                 else:
                     files = _with_imports(_file(pool, kind, question), set())
-                    answer.file_descriptor_response.file_descriptor_proto.extend(file.serialized_pb for file in files)
+                    answer.file_descriptor_response.file_descriptor_proto.extend(map(_described, files))
             except (KeyError, TypeError):
                 continue
             return answer
@@ -58,7 +59,7 @@ def _file(pool: DescriptorPool, kind: str, question: Any) -> FileDescriptor:
     if kind == "file_by_filename":
         return pool.FindFileByName(question.file_by_filename)
     if kind == "file_containing_symbol":
-        return pool.FindFileContainingSymbol(question.file_containing_symbol)
+        return _file_of_symbol(pool, question.file_containing_symbol)
     if kind != "file_containing_extension":
         raise KeyError(kind)
     wanted = question.file_containing_extension
@@ -67,6 +68,35 @@ def _file(pool: DescriptorPool, kind: str, question: Any) -> FileDescriptor:
     )
     file: FileDescriptor = extension.file
     return file
+
+
+def _file_of_symbol(pool: DescriptorPool, symbol: str) -> FileDescriptor:
+    """Return the file of a symbol. Raises `KeyError`; the pool itself does not find methods."""
+    try:
+        return pool.FindFileContainingSymbol(symbol)
+    except KeyError:
+        service, _, method = symbol.rpartition(".")
+        return pool.FindServiceByName(service).methods_by_name[method].containing_service.file
+
+
+def _described(file: FileDescriptor) -> bytes:
+    """Return the description of a file with the JSON names of its fields, as every protoc plugin is given it.
+
+    The Python stubs come without: grpcurl would print `task_id` where the JSON mapping, and everyone else, has `taskId`.
+    """
+    proto = FileDescriptorProto()
+    file.CopyToProto(proto)
+    _name_fields(proto.message_type)
+    return proto.SerializeToString()
+
+
+def _name_fields(messages: Iterable[DescriptorProto]) -> None:
+    for message in messages:
+        for field in message.field:
+            if not field.json_name:
+                first, *others = field.name.split("_")
+                field.json_name = first + "".join(word[:1].upper() + word[1:] for word in others)
+        _name_fields(message.nested_type)
 
 
 def _fill_extensions(pool: DescriptorPool, name: str, answer: Any) -> None:

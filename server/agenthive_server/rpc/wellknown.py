@@ -19,14 +19,16 @@ POOL: Final = DescriptorPool()
 """Describes what is in this module; everything else is in the default pool."""
 
 
-def _copy(file: FileDescriptor) -> FileDescriptorProto:
+def _copy(file: FileDescriptor, name: str) -> FileDescriptorProto:
+    """Return a description under the name its own project gives it; the Python packages ship it under another."""
     proto = FileDescriptorProto()
     file.CopyToProto(proto)
+    proto.name = name
     return proto
 
 
 def _health() -> FileDescriptorProto:
-    proto = _copy(health_pb2.DESCRIPTOR)
+    proto = _copy(health_pb2.DESCRIPTOR, "grpc/health/v1/health.proto")
     (service,) = proto.service
     if any(method.name == "List" for method in service.method):
         return proto
@@ -51,10 +53,14 @@ def _health() -> FileDescriptorProto:
     return proto
 
 
+def _reflection_v1alpha() -> FileDescriptorProto:
+    return _copy(reflection_pb2.DESCRIPTOR, "grpc/reflection/v1alpha/reflection.proto")
+
+
 def _reflection_v1() -> FileDescriptorProto:
     """Return the description of v1alpha under the names of v1."""
-    proto = _copy(reflection_pb2.DESCRIPTOR)
-    proto.name, proto.package = "grpc/reflection/v1/reflection.proto", "grpc.reflection.v1"
+    proto = _copy(reflection_pb2.DESCRIPTOR, "grpc/reflection/v1/reflection.proto")
+    proto.package = "grpc.reflection.v1"
     for message in proto.message_type:
         for field in (field for field in message.field if field.type_name):
             field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
@@ -65,7 +71,7 @@ def _reflection_v1() -> FileDescriptorProto:
     return proto
 
 
-for _proto in (_health(), _reflection_v1(), _copy(reflection_pb2.DESCRIPTOR)):
+for _proto in (_health(), _reflection_v1(), _reflection_v1alpha()):
     POOL.AddSerializedFile(_proto.SerializeToString())
 
 HEALTH: Final[ServiceDescriptor] = POOL.FindServiceByName("grpc.health.v1.Health")

@@ -128,9 +128,8 @@ class Edge:
         self.output = Output()
         self.registry = Registry()
         self.health = Health(clock)
-        self.health.add(
-            lambda: [("store", Reading(Status.OK, latency=0.25)), ("notifier", Reading(Status.DEGRADED, "?"))]
-        )
+        self.readings = [("store", Reading(Status.OK, latency=0.25)), ("notifier", Reading(Status.DEGRADED, "away"))]
+        self.health.add(lambda: self.readings)
         self.worker_methods = WorkerMethods(kernel.sessions, self.output, clock)
         self.messaging_methods = MessagingMethods(kernel.messages)
         self.services = Services(
@@ -198,3 +197,9 @@ async def edge() -> AsyncIterator[Edge]:
         async with edge.channel:
             yield edge
         await edge.server.stop(0)
+
+
+@pytest.fixture(scope="session")
+def make_edge() -> Callable[[Hive], Edge]:
+    """Make the edge of a hive without starting its server."""
+    return Edge
