@@ -82,7 +82,7 @@ def _file_of_symbol(pool: DescriptorPool, symbol: str) -> FileDescriptor:
 def _described(file: FileDescriptor) -> bytes:
     """Return the description of a file with the JSON names of its fields, as every protoc plugin is given it.
 
-    The Python stubs come without: grpcurl would print `task_id` where the JSON mapping, and everyone else, has `taskId`.
+    The Python stubs come without: grpcurl would print `task_id` where everyone else has `taskId`.
     """
     proto = FileDescriptorProto()
     file.CopyToProto(proto)
