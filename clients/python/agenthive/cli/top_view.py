@@ -1,0 +1,107 @@
+"""The look of `hive top`: health, throughput, agents with what they hold, who waits, what happened last."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
+
+from agenthive.cli import tables, text
+from agenthive.cli.agent_views import agent_state, slots
+from agenthive.cli.event_text import event_line
+from agenthive.cli.health import status_name
+from agenthive.cli.task_views import task_state
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+    from agenthive.cli.top_board import Board
+    from agenthive.v1.task_pb2 import Task
+
+_ORDER = {"BUSY": 0, "SUSPECT": 1, "IDLE": 2, "STARTING": 3, "WAKING": 3, "DRAINING": 3, "SLEEPING": 4}
+
+
+def view(board: Board, server: str, at: float, *, width: int, height: int | None) -> RenderableType:
+    """Return the whole picture; with a height, no taller than that."""
+    parts: list[RenderableType] = [*_head(board, server, at), Text()]
+    rows = max(4, height - len(parts) - 5) if height else None
+    waiting = min(len(board.waiting), max(2, rows // 4)) if rows else min(len(board.waiting), 20)
+    shown = min(len(board.agents), max(2, (rows - waiting) * 2 // 3)) if rows else len(board.agents)
+    parts.append(_agents(board, shown))
+    if waiting:
+        parts += [Text(), _waiting(board, waiting, at)]
+    if rows is not None:
+        events = rows - shown - waiting - 2
+        if events > 0:
+            parts.append(Text())
+            parts += [event_line(event, width=width) for event in islice(reversed(board.recent), events)]
+    return Group(*parts)
+
+
+def _head(board: Board, server: str, at: float) -> list[RenderableType]:
+    first = Text.assemble(("hive ", "bold"), server, "  ")
+    if board.trouble:
+        first.append(text.clean(board.trouble), style="bold red")
+    elif board.health is not None:
+        first.append(tables.state(status_name(board.health.status)))
+        first.append(f"  version {board.health.version}, up {text.age(board.health.start_time, at) or '?'}")
+        if board.health.draining:
+            first.append("  draining", style="yellow")
+    counted = board.throughput(at)
+    states = ", ".join(f"{count} {name.lower()}" for name, count in board.agent_states().items())
+    second = Text.assemble(("agents ", "bold"), f"{len(board.agents)}", f" ({states})" if states else "")
+    held = sum(len(tasks) for tasks in board.held.values())
+    queued = board.health.queued_tasks if board.health is not None else len(board.waiting)
+    second.append("   ").append("tasks ", style="bold").append(f"{held} held, {queued} queued")
+    said = ", ".join(f"{counted[name]} {name}" for name in ("delegated", "succeeded", "failed", "retried"))
+    third = Text.assemble(("last minute ", "bold"), f"{said}, {counted['events']} events")
+    lines: list[RenderableType] = [first, second, third]
+    lines += [
+        Text.assemble(tables.state(status_name(part.status)), f" {part.name}: {text.clean(part.reason)}")
+        for part in (board.health.components if board.health is not None else ())
+        if status_name(part.status) != "OK"
+    ]
+    for line in lines:
+        if isinstance(line, Text):
+            line.no_wrap, line.overflow = True, "ellipsis"
+    return lines
+
+
+def _agents(board: Board, rows: int) -> RenderableType:
+    table = tables.new_table("AGENT", "STATE", ">SLOTS", "ROLE", "*TASKS")
+    ordered = sorted(board.agents, key=lambda agent: (_ORDER.get(agent_state(agent), 5), agent.agent_id))
+    for agent in ordered[:rows]:
+        held = board.held.get(agent.agent_id, [])
+        table.add_row(
+            tables.plain(agent.agent_id),
+            tables.state(agent_state(agent)),
+            slots(agent),
+            tables.plain(agent.spec.role),
+            tables.plain(", ".join(_held(board, task) for task in held)),
+        )
+    if len(ordered) > rows:
+        table.add_row(Text(f"... {len(ordered) - rows} more", style="dim"))
+    return tables.listing(table, "no agents: hive agents spawn --help")
+
+
+def _held(board: Board, task: Task) -> str:
+    said = board.progress.get(task.task_id)
+    done = f" {said.fraction:.0%}{f' {said.text}' if said.text else ''}" if said is not None else ""
+    return f"{task.task_id} {task.spec.type}{done}"
+
+
+def _waiting(board: Board, rows: int, at: float) -> Table:
+    table = tables.new_table("WAITING", "STATE", "TYPE", ">PRIO", ">AGE", "*WHY")
+    for task in board.waiting[:rows]:
+        table.add_row(
+            tables.plain(task.task_id),
+            tables.state(task_state(task)),
+            tables.plain(task.spec.type),
+            str(task.spec.priority or 3),
+            text.age(task.create_time, at),
+            tables.plain(task.input_request.question or task.state_reason, "dim"),
+        )
+    return table
