@@ -1,7 +1,7 @@
 """What a runner started, on disk: so that whoever comes after it finds and ends what it left behind.
 
-The folder holds `lock` (one runner at a time), `id` (the name of this data directory in the environment of every
-process started from it), `ledger.jsonl` and `work/`, the private folders of the agents.
+The folder holds `lock` (one runner at a time, with its process id), `id` (the name of this data directory in the
+environment of every process started from it), `ledger.jsonl` and `work/`, the private folders of the agents.
 
 A handle is written and synced before its agent starts, a process right after it started. The latter is not synced:
 it has to survive the end of the runner, not of the machine, with which the process ends as well. Markers hold the
@@ -61,6 +61,9 @@ class Ledger:
             raise LedgerLocked(
                 f"Another runner uses {folder}; give this one a data directory of its own, or stop the other first."
             )
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()).encode())
+        self._lock.flush()
         self.folder = folder
         self.home = _read_home(folder / "id")
         self.marker = f"{self.home}.{uuid.uuid4().hex[:12]}"

@@ -23,7 +23,7 @@ STOP_LIMIT = 60.0
 
 
 class LocalRunner:
-    """Keeps one runner alive beside the server. A runner of this data directory that still lives is left to reconnect."""
+    """Keeps one runner alive beside the server. One of this data directory that still lives is left to reconnect."""
 
     def __init__(self, arguments: Sequence[str], data_dir: Path, *, keep: bool) -> None:
         """`arguments` follow `agenthived runner`; `keep` starts it in a session of its own and never stops it."""
@@ -41,10 +41,13 @@ class LocalRunner:
                 await asyncio.sleep(1.0)
                 continue
             began = asyncio.get_running_loop().time()
+            # Not our standard output: a runner that outlives us would hold it open for whoever reads it to its end.
             self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=asyncio.subprocess.DEVNULL, start_new_session=self._keep
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                start_new_session=self._keep,
             )
-            (self._folder / "pid").write_text(str(self._process.pid), encoding="ascii")
             code = await self._process.wait()
             if self._stopping:
                 return
@@ -54,7 +57,7 @@ class LocalRunner:
             await asyncio.sleep(pause)
 
     async def stop(self) -> None:
-        """Stop it and wait until it has stopped its agents; one that does not end is killed. Does nothing with `keep`."""
+        """Stop it, wait until it has stopped its agents, kill it if it does not end. Does nothing with `keep`."""
         self._stopping = True
         if self._keep:
             return
@@ -74,7 +77,7 @@ class LocalRunner:
     async def _gone(self) -> None:
         if self._process is not None and self._process.returncode is None:
             await self._process.wait()
-        while _locked(self._folder):
+        while _locked(self._folder):  # noqa: ASYNC110 - it may be another server's child, which nobody tells us of
             await asyncio.sleep(0.05)
 
 
@@ -90,10 +93,10 @@ def _locked(folder: Path) -> bool:
 
 
 def _living(folder: Path) -> int:
-    """Return the process id of the runner that lives here, left by an earlier server; 0 when none does."""
+    """Return the process id of the runner that lives here, as it has written itself; 0 when none does."""
     if not _locked(folder):
         return 0
     try:
-        return int((folder / "pid").read_text(encoding="ascii"))
+        return int((folder / "lock").read_text(encoding="ascii"))
     except (OSError, ValueError):
         return 0
