@@ -6,9 +6,8 @@ never changes its meaning, and a field never its type. Key and revision are not 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
-from operator import attrgetter
 from typing import Any, TypedDict, get_type_hints
 
 import msgspec
@@ -93,38 +92,69 @@ def unpack(kind: Kind, namespace: str, id: str, revision: int, body: bytes, spec
     return record
 
 
-class _EventBody(TypedDict, total=False):
+class _Said(msgspec.Struct, array_like=True):
+    """What one event of a change set says; later versions add fields at the end."""
+
+    type: int
+    namespace: str
     task_id: str
     agent_id: str
     session_id: str
     role: str
-    labels: dict[str, str]
-    ancestors: tuple[str, ...]
+    labels: dict[str, str] | None
+    ancestors: tuple[str, ...] | None
     data: dict[str, Any]
-    errors: dict[str, TaskError]
+    # Kept apart from `data`, because within it nothing says of what type a map was.
+    errors: dict[str, TaskError] | None = None
 
 
-_EVENT_FIELDS = ("task_id", "agent_id", "session_id", "role", "labels", "ancestors", "data")
-_event_values = attrgetter(*_EVENT_FIELDS)
-_unpack_event = msgspec.msgpack.Decoder(_EventBody).decode
+_unpack_events = msgspec.msgpack.Decoder(list[_Said]).decode
 
 
-def pack_event(event: Event) -> bytes:
-    """Return what an event says beside its columns; raises TypeError or ValueError when that cannot be written."""
-    body = {name: value for name, value in zip(_EVENT_FIELDS, _event_values(event), strict=True) if value}
-    # Errors are kept apart, because within `data` nothing says of what type a map was.
-    if errors := {name: value for name, value in event.data.items() if type(value) is TaskError}:
-        body["errors"] = errors
-        body["data"] = {name: value for name, value in event.data.items() if name not in errors}
-    return _pack(body)
+def _said(event: Event) -> _Said:
+    data, errors = event.data, None
+    if "error" in data:
+        errors = {"error": data["error"]}
+        data = {name: value for name, value in data.items() if name != "error"}
+    return _Said(
+        int(event.type),
+        event.namespace,
+        event.task_id,
+        event.agent_id,
+        event.session_id,
+        event.role,
+        event.labels or None,  # type: ignore[arg-type]  # any mapping is written as a map
+        event.ancestors or None,
+        data,
+        errors,
+    )
 
 
-def unpack_event(sequence: int, last: int, time: float, type: int, namespace: str, body: bytes) -> Event:  # noqa: A002 - the column's name
-    """Return the event of a row; tuples within `data` come back as lists. Raises `Unreadable`."""
-    values: dict[str, Any] = _unpack_event(body)  # type: ignore[assignment] # a TypedDict is a dict
-    if errors := values.pop("errors", None):
-        values["data"] = {**values.get("data", {}), **errors}
-    return Event(type=_event_type(type), namespace=namespace, sequence=sequence, last=last, time=time, **values)
+def pack_events(events: Sequence[Event]) -> bytes:
+    """Return what the events of a change set say; raises TypeError or ValueError when that cannot be written."""
+    return _pack([_said(event) for event in events])
+
+
+def unpack_events(last: int, first: int, time: float, body: bytes) -> list[Event]:
+    """Return the events of a row; tuples within `data` come back as lists. Raises `Unreadable`."""
+    return [_event(said, first + offset, last, time) for offset, said in enumerate(_unpack_events(body))]
+
+
+def _event(said: _Said, sequence: int, last: int, time: float) -> Event:
+    return Event(
+        type=_event_type(said.type),
+        namespace=said.namespace,
+        task_id=said.task_id,
+        agent_id=said.agent_id,
+        session_id=said.session_id,
+        role=said.role,
+        labels=said.labels or {},
+        ancestors=said.ancestors or (),
+        data={**said.data, **said.errors} if said.errors else said.data,
+        sequence=sequence,
+        last=last,
+        time=time,
+    )
 
 
 def _event_type(number: int) -> EventType:

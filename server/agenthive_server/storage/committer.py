@@ -11,12 +11,36 @@ from typing import Any
 from agenthive_server.kernel.changes import MAX_ROWS, ChangeSet, Outcome
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import Draining, KernelError, OutcomeUnknown, Overloaded, StoreUnavailable
-from agenthive_server.kernel.events import Event
+from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.ports import Store
 from agenthive_server.kernel.tasks import TaskError
 
 MAX_EVENT_BYTES = 1024 * 1024
 """About as many bytes of events a change set may bring, so that they always fit into one message."""
+
+FLAT = 800
+"""Bytes counted for an event whose texts are ids and words: at most 128 characters each."""
+
+WORDY = frozenset(
+    {
+        EventType.AGENT_DRAINING,
+        EventType.AGENT_FAILED,
+        EventType.AGENT_LOST,
+        EventType.AGENT_RESTARTING,
+        EventType.AGENT_SLEEPING,
+        EventType.AGENT_STOPPED,
+        EventType.SESSION_ENDED,
+        EventType.SESSION_OPENED,
+        EventType.SESSION_SUSPECT,
+        EventType.TASK_CANCELED,
+        EventType.TASK_CANCEL_REQUESTED,
+        EventType.TASK_FAILED,
+        EventType.TASK_INPUT_REQUESTED,
+        EventType.TASK_RETRY_SCHEDULED,
+        EventType.TASK_SENT_BACK,
+    }
+)
+"""Events with texts for people, which are measured."""
 
 GROUP_ROWS = 4_096
 GROUP_EVENT_BYTES = 4 * 1024 * 1024
@@ -180,13 +204,18 @@ def _require_bounds(waiting: _Waiting) -> None:
 
 
 def event_size(event: Event) -> int:
-    """Return about how many bytes an event takes, never much less."""
-    size = 160 + len(event.task_id) + len(event.agent_id)
+    """Return about how many bytes an event takes, never much less.
+
+    What most events hold is counted at a flat rate: measuring every text cost an eighth of a delegated task.
+    """
+    size = FLAT
     if event.ancestors:
-        size += _size(event.ancestors)
+        size += 40 * len(event.ancestors) + sum(map(len, event.ancestors))
     if event.labels:
         size += _size(event.labels)
-    return size + _size(event.data)
+    if event.type in WORDY:
+        size += _size(event.data)
+    return size
 
 
 def _size(value: Any) -> int:

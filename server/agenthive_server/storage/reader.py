@@ -13,7 +13,7 @@ from agenthive_server.kernel.records import Key, Kind, Record
 from agenthive_server.kernel.tasks import TERMINAL
 
 from . import statements
-from .codec import unpack, unpack_event
+from .codec import unpack, unpack_events
 from .columns import SHAPES, conditions
 from .memory import cursor_compacted
 
@@ -71,7 +71,7 @@ def query(db: sqlite3.Connection, kind: Kind, asked: Query) -> list[Record]:
         tuple(equal),
         states=len(asked.states),
         # So that open tasks are found among any number of those that are over.
-        open_only=kind is Kind.TASK and bool(asked.states) and asked.states.isdisjoint(TERMINAL),
+        open_only=kind is Kind.TASK and _only_open(asked),
         labels=len(asked.labels),
         after=asked.after is not None,
     )
@@ -83,22 +83,30 @@ def query(db: sqlite3.Connection, kind: Kind, asked: Query) -> list[Record]:
     return _records(kind, db.execute(text, [*values, asked.limit]))
 
 
+def _only_open(asked: Query) -> bool:
+    return bool(asked.agent_id) or (bool(asked.states) and asked.states.isdisjoint(TERMINAL))
+
+
 def _records(kind: Kind, rows: sqlite3.Cursor) -> list[Record]:
     return [unpack(kind, *row) for row in rows.fetchall()]
 
 
 def read_events(db: sqlite3.Connection, after: int, limit: int) -> list[Event]:
     """Return events after a sequence, whole change sets; raises `CursorCompacted`."""
+    found: list[Event] = []
     with snapshot(db):
         if after >= _head(db):
             return []
-        rows = db.execute(statements.EVENTS_AFTER, (after, max(limit, 1))).fetchall()
-        if not rows or rows[0][0] != after + 1:
+        for row in db.execute(statements.EVENTS_AFTER, (after,)):
+            if not found and row[1] > after + 1:
+                break
+            found += unpack_events(*row)
+            if len(found) >= limit:
+                break
+        if not found:
             raise cursor_compacted(_oldest(db))
-        sequence, last = rows[-1][:2]
-        if sequence != last:
-            rows += db.execute(statements.EVENTS_BETWEEN, (sequence, last)).fetchall()
-    return [unpack_event(*row) for row in rows]
+    # A reader may stand inside a change set, though none is ever left there.
+    return found if found[0].sequence == after + 1 else [event for event in found if event.sequence > after]
 
 
 def sequence_at(db: sqlite3.Connection, time: float) -> int:
@@ -106,11 +114,11 @@ def sequence_at(db: sqlite3.Connection, time: float) -> int:
     with snapshot(db):
         low, high = _oldest(db), _head(db) + 1
         while low < high:
-            middle = (low + high) // 2
-            if db.execute(statements.TIME_OF_EVENT, (middle,)).fetchone()[0] < time:
-                low = middle + 1
+            first, last, then = db.execute(statements.EVENTS_AT, ((low + high) // 2,)).fetchone()
+            if then < time:
+                low = last + 1
             else:
-                high = middle
+                high = first
     return low - 1
 
 
@@ -127,6 +135,6 @@ def _head(db: sqlite3.Connection) -> int:
 
 
 def _oldest(db: sqlite3.Connection) -> int:
-    row = db.execute(statements.OLDEST_EVENT).fetchone()
+    row = db.execute(statements.OLDEST_EVENTS).fetchone()
     oldest: int = row[0] if row else _head(db) + 1
     return oldest

@@ -55,7 +55,7 @@ TABLES: Mapping[Kind, Table] = {kind: _records(kind) for kind in Kind}
 TASK = TABLES[Kind.TASK].c
 MESSAGE = TABLES[Kind.MESSAGE].c
 
-# Pages of tasks: all, the open ones, those of a parent, those an agent holds.
+# Pages of tasks: all, the open ones (among them those an agent holds), those of a parent.
 Index("task_by_time", TASK.namespace, TASK.create_time, TASK.id)
 _OPEN = TASK.due_time.is_(None)
 Index("task_open", TASK.namespace, TASK.create_time, TASK.id, sqlite_where=_OPEN, postgresql_where=_OPEN)
@@ -69,16 +69,6 @@ Index(
     sqlite_where=_CHILD,
     postgresql_where=_CHILD,
 )
-_HELD = TASK.agent_id.is_not(None)
-Index(
-    "task_by_agent",
-    TASK.namespace,
-    TASK.agent_id,
-    TASK.create_time,
-    TASK.id,
-    sqlite_where=_HELD,
-    postgresql_where=_HELD,
-)
 Index("message_by_agent", MESSAGE.namespace, MESSAGE.agent_id, MESSAGE.create_time, MESSAGE.id)
 
 # What is past its time.
@@ -86,14 +76,13 @@ for _kind in (Kind.TASK, Kind.MESSAGE, Kind.BROADCAST, Kind.REQUEST):
     _due = TABLES[_kind].c.due_time
     Index(f"{_kind.value}_due", _due, sqlite_where=_due.is_not(None), postgresql_where=_due.is_not(None))
 
+# A row for each change set, not for each event: they are written and read together, and a row costs more than its bytes.
 EVENT = Table(
     "event",
     metadata,
-    Column("sequence", _NUMBER, primary_key=True, autoincrement=False),
-    Column("last", BigInteger(), nullable=False),
+    Column("last", _NUMBER, primary_key=True, autoincrement=False),
+    Column("first", BigInteger(), nullable=False),
     Column("time", Double(), nullable=False),
-    Column("type", Integer(), nullable=False),
-    Column("namespace", _TEXT, nullable=False),
     Column("body", LargeBinary(), nullable=False),
 )
 

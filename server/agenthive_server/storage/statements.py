@@ -170,46 +170,26 @@ def _has_label(table: Table, number: int) -> ColumnElement[bool]:
 
 # The event log
 
-INSERT_EVENT = _text(insert(EVENT), *EVENT.c.keys())
-"""Insert an event: sequence, last, time, type, namespace, body."""
+INSERT_EVENTS = _text(insert(EVENT), *EVENT.c.keys())
+"""Insert the events of a change set: last, first, time, body."""
 
-EVENTS_AFTER = _text(
-    select(EVENT)
-    .where(EVENT.c.sequence > bindparam("after"))
-    .order_by(EVENT.c.sequence)
-    .limit(bindparam("limit"))
-    .offset(_NOTHING),
-    "after",
-    "limit",
-)
-"""Select events in order: after, limit."""
+EVENTS_AFTER = _text(select(EVENT).where(EVENT.c.last > bindparam("after")).order_by(EVENT.c.last), "after")
+"""Select change sets that end after a sequence, in order: after."""
 
-EVENTS_BETWEEN = _text(
-    select(EVENT)
-    .where(EVENT.c.sequence > bindparam("after"), EVENT.c.sequence <= bindparam("last"))
-    .order_by(EVENT.c.sequence),
-    "after",
-    "last",
-)
-"""Select events in order: after, last."""
+OLDEST_EVENTS = _text(select(EVENT.c.first, EVENT.c.last).order_by(EVENT.c.last).limit(_ONE).offset(_NOTHING))
+"""Select first and last of the oldest change set kept."""
 
-OLDEST_EVENT = _text(select(EVENT.c.sequence, EVENT.c.last).order_by(EVENT.c.sequence).limit(_ONE).offset(_NOTHING))
-"""Select sequence and last of the first event kept."""
-
-TIME_OF_EVENT = _text(select(EVENT.c.time).where(EVENT.c.sequence == bindparam("sequence")))
-"""Select an event's time: sequence."""
-
-END_OF_SET_UNTIL = _text(
-    select(EVENT.c.sequence)
-    .where(EVENT.c.sequence <= bindparam("until"), EVENT.c.sequence == EVENT.c.last)
-    .order_by(EVENT.c.sequence.desc())
+EVENTS_AT = _text(
+    select(EVENT.c.first, EVENT.c.last, EVENT.c.time)
+    .where(EVENT.c.last >= bindparam("sequence"))
+    .order_by(EVENT.c.last)
     .limit(_ONE)
     .offset(_NOTHING)
 )
-"""Select the last event, at or before a sequence, that ends a change set: until."""
+"""Select first, last and time of the change set an event is in: sequence."""
 
-DELETE_EVENTS = _text(delete(EVENT).where(EVENT.c.sequence <= bindparam("until")))
-"""Delete events: until."""
+DELETE_EVENTS = _text(delete(EVENT).where(EVENT.c.last <= bindparam("until")))
+"""Delete change sets that end until a sequence: until."""
 
 INSERT_META = _text(insert(META), *META.c.keys())
 """Insert the store's own row: id, log id, head, head time, group count."""

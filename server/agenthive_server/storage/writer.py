@@ -12,7 +12,7 @@ from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.records import Kind, Ref
 
 from . import statements
-from .codec import pack_event
+from .codec import pack_events
 from .columns import Values
 from .fold import Fold, Rows, expectations
 from .rows import insert_row, update_row
@@ -193,28 +193,27 @@ def _require(cursor: sqlite3.Cursor, rows: int) -> None:
 def _finish_draft(db: sqlite3.Connection, draft: Draft, fold: Fold, members: Sequence[ChangeSet]) -> None:
     rows: list[Values] = []
     for changes in members:
-        last = draft.head + len(changes.events)
-        for event in changes.events:
-            draft.head += 1
-            draft.events.append((event, draft.head, last))
-            rows.append((draft.head, last, draft.time, int(event.type), event.namespace, pack_event(event)))
+        if not changes.events:
+            continue
+        first, last = draft.head + 1, draft.head + len(changes.events)
+        draft.events.extend((event, sequence, last) for sequence, event in enumerate(changes.events, first))
+        draft.head = last
+        rows.append((last, first, draft.time, pack_events(changes.events)))
     if rows:
-        db.executemany(statements.INSERT_EVENT, rows)
+        db.executemany(statements.INSERT_EVENTS, rows)
     draft.written = bool(rows) or not fold.empty
 
 
 def compact(db: sqlite3.Connection, before: int, limit: int) -> int:
     """Remove whole change sets that end below `before`; returns the oldest sequence left."""
     head: int = db.execute(statements.SELECT_META).fetchone()[1]
-    first = db.execute(statements.OLDEST_EVENT).fetchone()
-    if first is None:
+    oldest = db.execute(statements.OLDEST_EVENTS).fetchone()
+    if oldest is None:
         return head + 1
-    oldest, last = first
-    until = min(before - 1, oldest + limit - 1)
-    row = db.execute(statements.END_OF_SET_UNTIL, (until,)).fetchone()
-    end: int = row[0] if row else last
-    if end >= before:
-        return int(oldest)
+    first, last = oldest
+    if last >= before:
+        return int(first)
     with transaction(db):
-        db.execute(statements.DELETE_EVENTS, (end,))
-    return end + 1
+        db.execute(statements.DELETE_EVENTS, (min(before - 1, max(last, first + limit - 1)),))
+    left = db.execute(statements.OLDEST_EVENTS).fetchone()
+    return int(left[0]) if left else head + 1

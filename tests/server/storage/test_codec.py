@@ -6,8 +6,8 @@ import msgspec
 import pytest
 from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.records import Kind, Record
-from agenthive_server.kernel.tasks import Task
-from agenthive_server.storage.codec import Unreadable, pack_body, pack_event, pack_spec, unpack, unpack_event
+from agenthive_server.kernel.tasks import ErrorClass, Task, TaskError
+from agenthive_server.storage.codec import Unreadable, pack_body, pack_events, pack_spec, unpack, unpack_events
 from agenthive_server.testing.store_model import full_records, task
 
 
@@ -49,7 +49,32 @@ def test_what_cannot_be_understood_is_unreadable(body: bytes) -> None:
         unpack(Kind.TASK, "n", "t", 1, body, pack_spec(task()))
 
 
+def test_the_events_of_a_change_set_come_back_as_they_were() -> None:
+    error = TaskError(error_class=ErrorClass.TOOL, reason="EXIT_CODE", message="exit code 2")
+    told = [
+        Event(
+            type=EventType.TASK_FAILED,
+            namespace="n",
+            task_id="t",
+            agent_id="a",
+            session_id="s",
+            role="r",
+            labels={"team": "one"},
+            ancestors=("root", "parent"),
+            data={"attempt": 2, "error": error},
+        ),
+        Event(type=EventType.AGENT_WAKING, namespace="n"),
+    ]
+    back = unpack_events(8, 7, 12.5, pack_events(told))
+    assert [(event.sequence, event.last, event.time) for event in back] == [(7, 8, 12.5), (8, 8, 12.5)]
+    for event, original in zip(back, told, strict=True):
+        original.sequence, original.last, original.time = event.sequence, event.last, event.time
+    assert back == told
+
+
 def test_an_event_of_an_unknown_type_is_unreadable() -> None:
-    body = pack_event(Event(type=EventType.AGENT_WAKING, namespace="n"))
+    body = pack_events([Event(type=EventType.AGENT_WAKING, namespace="n")])
+    entries = msgspec.msgpack.decode(body)
+    entries[0][0] = 9999
     with pytest.raises(Unreadable, match="9999"):
-        unpack_event(1, 1, 0.0, 9999, "n", body)
+        unpack_events(1, 1, 0.0, msgspec.msgpack.encode(entries))

@@ -79,7 +79,6 @@ def _make_records() -> None:
     _index("task_by_time", "task", ["namespace", *by_time])
     _index("task_open", "task", ["namespace", *by_time], "due_time IS NULL")
     _index("task_by_parent", "task", ["namespace", "parent_task_id", *by_time], "parent_task_id IS NOT NULL")
-    _index("task_by_agent", "task", ["namespace", "agent_id", *by_time], "agent_id IS NOT NULL")
     _index("message_by_agent", "message", ["namespace", "agent_id", *by_time])
     for kind in ("task", "message", "broadcast", "request"):
         _index(f"{kind}_due", kind, ["due_time"], "due_time IS NOT NULL")
@@ -88,11 +87,9 @@ def _make_records() -> None:
 def _make_log() -> None:
     op.create_table(
         "event",
-        sa.Column("sequence", _NUMBER, primary_key=True, autoincrement=False),
-        sa.Column("last", sa.BigInteger(), nullable=False),
+        sa.Column("last", _NUMBER, primary_key=True, autoincrement=False),
+        sa.Column("first", sa.BigInteger(), nullable=False),
         sa.Column("time", sa.Double(), nullable=False),
-        sa.Column("type", sa.Integer(), nullable=False),
-        sa.Column("namespace", _TEXT, nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
     )
     meta = op.create_table(
