@@ -7,6 +7,7 @@ replaces it, and what lies between is read from the store.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from agenthive_server.kernel.errors import CursorCompacted, StoreUnavailable
@@ -16,7 +17,6 @@ from agenthive_server.kernel.ports import LogBounds
 from .chunks import ChunkCache, cut, weigh
 from .cursor import Cursor
 
-CHUNK_EVENTS = 1_024
 CHUNK_BYTES = 4 * 2**20
 
 
@@ -39,10 +39,18 @@ class LogStore(Protocol):
 class EventLog:
     """One log for all readers in this process. `encode` makes an event's wire form, at most once for each event."""
 
-    def __init__(self, store: LogStore, encode: Callable[[Event], bytes], *, tail_bytes: int = 4 * 2**20) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        encode: Callable[[Event], bytes],
+        *,
+        tail_bytes: int = 4 * 2**20,
+        chunk_events: int = 1_024,
+    ) -> None:
         self._store = store
         self.encode = encode
         self._tail_bytes = tail_bytes
+        self._chunk_events = chunk_events
         self._tail: list[Event] = []
         self._tail_weight = 0
         self._head = 0
@@ -135,7 +143,7 @@ class EventLog:
         reader.
         """
         if after + 1 < self._oldest:
-            raise self.too_old(after)
+            raise await self.too_old(after)
         events = self._from_tail(after, limit)
         return events if events is not None else await self._chunks.read(after, limit)
 
@@ -147,7 +155,7 @@ class EventLog:
         await self.refresh()
         sequence = await self._store.sequence_at(time)
         if 1 < self._oldest == sequence + 1 <= self._head:
-            raise self.too_old(sequence - 1)
+            raise await self.too_old(sequence - 1)
         return sequence
 
     def wire(self, event: Event) -> bytes:
@@ -161,8 +169,11 @@ class EventLog:
         """Return the text of a cursor after a sequence."""
         return str(Cursor(self._log_id, sequence))
 
-    def too_old(self, after: int | None = None) -> CursorCompacted:
+    async def too_old(self, after: int | None = None) -> CursorCompacted:
         """Return the error for a reader that wants events which are gone; without a sequence, those of another log."""
+        with suppress(StoreUnavailable):
+            # Another replica may have removed more: the cursor in the error should be good.
+            await self.refresh()
         wanted = "events of another log" if after is None else f"events from {after + 1} on"
         return CursorCompacted(
             f"{wanted} were asked for; the oldest event kept is {self._oldest}",
@@ -172,12 +183,11 @@ class EventLog:
     async def _fetch(self, after: int) -> list[Event]:
         """Read a chunk from the store and make sure that it goes on at `after + 1` and ends with a change set."""
         try:
-            events = await self._store.read_events(after, CHUNK_EVENTS)
+            events = await self._store.read_events(after, self._chunk_events)
             while events and events[-1].sequence < events[-1].last:
-                events += await self._store.read_events(events[-1].sequence, CHUNK_EVENTS)
+                events += await self._store.read_events(events[-1].sequence, self._chunk_events)
         except CursorCompacted:
-            await self.refresh()
-            raise self.too_old(after) from None
+            raise await self.too_old(after) from None
         if events and events[0].sequence == after + 1 and events[-1].sequence == after + len(events):
             return events
         if not events and after >= self._head:
@@ -185,7 +195,7 @@ class EventLog:
         # The store went on somewhere else: compaction came in between.
         await self.refresh()
         if events or after + 1 < self._oldest:
-            raise self.too_old(after)
+            raise await self.too_old(after)
         raise StoreUnavailable(f"the store does not show the events after {after} yet")
 
     def _drop_tail(self) -> None:

@@ -143,7 +143,7 @@ class Subscription:
     async def _begin_after(self, cursor: Cursor) -> None:
         log = self._log
         if cursor.log_id != log.log_id:
-            raise log.too_old()
+            raise await log.too_old()
         if cursor.sequence is None:
             self._position, self._before_snapshot = log.head, True
             return
@@ -153,7 +153,7 @@ class Subscription:
             if cursor.sequence > log.head:
                 raise invalid_cursor("after_cursor is beyond the end of the event log")
         if cursor.sequence + 1 < log.oldest:
-            raise log.too_old(cursor.sequence)
+            raise await log.too_old(cursor.sequence)
         self._position = cursor.sequence
 
     def _open_output(self) -> None:
