@@ -6,9 +6,9 @@ import asyncio
 import gc
 import ipaddress
 import logging
+import os
 import random
 import sys
-import uuid
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -56,9 +56,18 @@ class StartError(Exception):
     """The server cannot start: a sentence for the operator."""
 
 
-def new_id() -> str:
-    """Return an id that was never used before."""
-    return uuid.uuid4().hex
+class Ids:
+    """Makes ids that were never used before: 48 bits of time and 80 of chance, as in UUID version 7 (RFC 9562).
+
+    Ids made one after the other lie side by side in the database's indexes, which makes writing them cheaper.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def __call__(self) -> str:
+        """Return a new id of 32 hexadecimal digits."""
+        return f"{int(self._clock.now() * 1000) & 0xFFFFFFFFFFFF:012x}{os.urandom(10).hex()}"
 
 
 def server_version() -> str:
@@ -105,7 +114,8 @@ def migrate(settings: Settings) -> str:
 
 def describe_chain() -> str:
     """Return the interceptors every call passes, outermost first, one to a line."""
-    built_in = BuiltIn(clock=SystemClock(), new_id=new_id)
+    clock = SystemClock()
+    built_in = BuiltIn(clock=clock, new_id=Ids(clock))
     chain = build_chain((*built_in.interceptors, DiskGuard(lambda: None, 0)))
     return "\n".join(f"{stage:<10} {name:<20} {source}" for stage, name, source in describe(chain))
 
@@ -116,6 +126,7 @@ class App:
     def __init__(self, settings: Settings, *, config_path: Path | None = None, clock: Clock | None = None) -> None:
         self.settings = settings
         self.clock = clock or SystemClock()
+        self.new_id = Ids(self.clock)
         self.phase = Phase.STARTING
         self.port = 0
         self._config_dir = (config_path.parent if config_path else Path()).resolve()
@@ -135,7 +146,7 @@ class App:
             self.log,
             self.notifier,
             clock=self.clock,
-            new_id=new_id,
+            new_id=self.new_id,
             chance=random.SystemRandom().random,
             limits=settings.limits.to_limits(),
             outputs=KeptOutput(self.output, self.store, self.clock),
@@ -144,7 +155,7 @@ class App:
         self.lag = LoopLag()
         self.loops = Loops(self.clock)
         self.built_in = BuiltIn(
-            clock=self.clock, new_id=new_id, unary=server.maximum_calls, streams=server.maximum_streams
+            clock=self.clock, new_id=self.new_id, unary=server.maximum_calls, streams=server.maximum_streams
         )
         self.disk = DiskGuard(lambda: self.store.free_bytes, server.minimum_free_disk_bytes)
         self.board = Board()

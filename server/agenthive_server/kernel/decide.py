@@ -139,7 +139,8 @@ class View:
         staged = self.changes.puts.get(ref)
         revision = staged.revision if staged is not None else record.revision + 1
         if record.revision != revision:
-            record = record.evolve(revision=revision)
+            # Set in place: a record that is put was made for this, by `evolve` or a transition, and nobody else has it.
+            record.__dict__["revision"] = revision
         self.changes.puts[ref] = record
         self.changes.checks.pop(ref, None)
         self.changes.events.extend(facts)

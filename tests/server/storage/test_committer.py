@@ -11,11 +11,12 @@ import pytest
 from agenthive_server.kernel.changes import COMMITTED, MAX_ROWS, ChangeSet, Conflicted, Outcome
 from agenthive_server.kernel.clock import ManualClock, settle
 from agenthive_server.kernel.errors import Draining, KernelError, OutcomeUnknown, Overloaded, StoreUnavailable
+from agenthive_server.kernel.events import EventType, task_event
 from agenthive_server.kernel.records import Kind
 from agenthive_server.storage.committer import GROUP_ROWS, Committer
 from agenthive_server.storage.memory import MemoryStore
 from agenthive_server.testing.faults import FaultyStore
-from agenthive_server.testing.store_model import changing, fact, task
+from agenthive_server.testing.store_model import changing, task
 
 
 class Scene:
@@ -149,9 +150,10 @@ async def test_beyond_its_bound_it_refuses_the_newest(scene: Scene) -> None:
 async def test_a_change_set_beyond_the_bounds_is_a_programming_error(scene: Scene) -> None:
     rows = changing(*(task(f"t{number}") for number in range(MAX_ROWS + 1)))
     with pytest.raises(ValueError, match="1025 rows"):
-        await scene.committer.submit(rows)
+        _ = scene.committer.submit(rows)
+    wordy = task_event(EventType.TASK_SENT_BACK, task(), comment="x" * 2**20)
     with pytest.raises(ValueError, match="bytes of events"):
-        await scene.committer.submit(ChangeSet(events=[fact(text="x" * 2**20)]))
+        _ = scene.committer.submit(ChangeSet(events=[wordy]))
 
 
 async def test_groups_are_bounded(scene: Scene) -> None:
