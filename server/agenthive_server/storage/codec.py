@@ -113,8 +113,8 @@ _unpack_events = msgspec.msgpack.Decoder(list[_Said]).decode
 
 def _said(event: Event) -> _Said:
     data, errors = event.data, None
-    if "error" in data:
-        errors = {"error": data["error"]}
+    if type(error := data.get("error")) is TaskError:
+        errors = {"error": error}
         data = {name: value for name, value in data.items() if name != "error"}
     return _Said(
         int(event.type),

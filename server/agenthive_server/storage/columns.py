@@ -52,9 +52,10 @@ def _task_fixed(task: Task) -> Values:
 
 
 def _task_changing(task: Task) -> Values:
+    if task.state in TERMINAL:
+        return (task.state.value, None, task.end_time or task.update_time)
     lease = task.lease
-    over = (task.end_time or task.update_time) if task.state in TERMINAL else None
-    return (task.state.value, lease.agent_id if lease else None, over)
+    return (task.state.value, lease.agent_id if lease else None, None)
 
 
 def _agent_changing(agent: Agent) -> Values:

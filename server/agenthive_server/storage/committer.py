@@ -36,6 +36,7 @@ WORDY = frozenset(
         EventType.TASK_CANCEL_REQUESTED,
         EventType.TASK_FAILED,
         EventType.TASK_INPUT_REQUESTED,
+        EventType.TASK_REQUEUED,
         EventType.TASK_RETRY_SCHEDULED,
         EventType.TASK_SENT_BACK,
     }

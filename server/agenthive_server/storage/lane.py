@@ -7,6 +7,7 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -52,7 +53,9 @@ class Lane:
 
         def run() -> None:
             result, error = self._attempt(work)
-            loop.call_soon_threadsafe(_settle, future, result, error)
+            # A loop that is closed has nobody left who waits.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, future, result, error)
 
         self._work.put(run)
         return future

@@ -76,7 +76,7 @@ for _kind in (Kind.TASK, Kind.MESSAGE, Kind.BROADCAST, Kind.REQUEST):
     _due = TABLES[_kind].c.due_time
     Index(f"{_kind.value}_due", _due, sqlite_where=_due.is_not(None), postgresql_where=_due.is_not(None))
 
-# A row for each change set, not for each event: they are written and read together, and a row costs more than its bytes.
+# A row for each change set, not for each event: they are written and read together, and rows cost more than bytes.
 EVENT = Table(
     "event",
     metadata,

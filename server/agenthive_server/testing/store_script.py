@@ -199,7 +199,7 @@ async def check_pages(new_store: Callable[[], Store], case: PageCase) -> None:
 def _fits(record: Record, query: Query) -> bool:
     spec = getattr(record, "spec", record)
     lease = getattr(record, "lease", None)
-    held_by = lease.agent_id if lease else getattr(record, "agent_id", "")
+    held_by = lease.agent_id if lease and not getattr(record, "terminal", False) else getattr(record, "agent_id", "")
     labels = getattr(spec, "labels", {})
     asked = [
         (query.role, getattr(spec, "role", "")),

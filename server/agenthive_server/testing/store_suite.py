@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from itertools import combinations
 
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted
 from agenthive_server.kernel.clock import ManualClock
 from agenthive_server.kernel.ports import Query, Store
 from agenthive_server.kernel.records import Key, Kind, Record
-from agenthive_server.kernel.tasks import TaskState
+from agenthive_server.kernel.tasks import TERMINAL, TaskState
 
 from .store_log import BlobSuite, LogSuite
 from .store_model import changing, full_records, sample, task
@@ -186,6 +187,15 @@ class StoreSuite(LogSuite, BlobSuite):
         opened = {record.key for record in await store.scan(Kind.TASK, open_only=True)}
         assert opened == {record.key for record in records if getattr(record, "terminal", None) is False}
         assert len(await store.scan(Kind.AGENT, open_only=True)) == 1
+
+    async def test_states_ask_for_any_of_them(self, store: Store) -> None:
+        states = (TaskState.QUEUED, TaskState.SUCCEEDED, TaskState.RUNNING, TaskState.FAILED)
+        tasks = {state: task(state.value, state=state, end_time=5.0 if state in TERMINAL else 0.0) for state in states}
+        await put(store, *tasks.values())
+        for count in range(1, len(states) + 1):
+            for asked in combinations(states, count):
+                found = await store.query(Kind.TASK, Query(namespace="default", states=frozenset(asked)))
+                assert found == sorted((tasks[state] for state in asked), key=lambda found: found.id, reverse=True)
 
     async def test_labels_ask_for_all_of_them(self, store: Store) -> None:
         both = task("a", labels={"team": "red", "odd 'name\".$": "x"})
