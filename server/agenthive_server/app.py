@@ -267,7 +267,12 @@ class App:
                 self.clock,
                 delay=self.settings.server.drain_delay_seconds,
                 grace=self.settings.server.drain_grace_seconds,
-                end_streams=(self.kernel.drain, self.subscriptions.drain, self.kernel.sessions.send_away),
+                end_streams=(
+                    self.kernel.drain,
+                    self.subscriptions.drain,
+                    self.kernel.sessions.send_away,
+                    self.board.close,
+                ),
                 hurry=hurry,
             )
         await self.loops.stop()

@@ -32,6 +32,7 @@ class Board:
         self._off: set[str] = set()
         self._watchers: set[asyncio.Future[None]] = set()
         self._draining = False
+        self.closed = False
 
     @property
     def serving(self) -> bool:
@@ -64,6 +65,11 @@ class Board:
         """Show NOT_SERVING everywhere but for liveness, from now on."""
         self.serve(serving=False)
         self._draining = True
+
+    def close(self) -> None:
+        """Let those who watch go: nothing changes any more. An open watch would hold up the end until it is broken."""
+        self.closed = True
+        self._tell()
 
     def find(self, name: str) -> bool | None:
         """Return whether a name serves, None for an unknown name."""
@@ -110,13 +116,15 @@ class HealthMethods:
         return answer
 
     async def Watch(self, request: Any, call: Call) -> AsyncIterator[Any]:
-        """Say whether a name serves, now and whenever that changes; an unknown name may become known."""
+        """Say whether a name serves, now and whenever that changes, until the server stops; a name may become known."""
         told: object = ...
         while True:
             serving = self._board.find(request.service)
             if serving is not told:
                 told = serving
                 yield _response(serving)
+            elif self._board.closed:
+                return
             else:
                 await self._board.change()
 

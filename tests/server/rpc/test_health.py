@@ -64,6 +64,15 @@ async def test_a_watch_of_an_unknown_name_stays_until_it_is_known(edge: Edge, he
     watch.cancel()
 
 
+async def test_a_watch_ends_with_the_server_after_its_last_word(edge: Edge, health: Any) -> None:
+    watches = [health.Watch(named(name)) for name in ("", "nobody")]
+    assert [(await watch.read()).status for watch in watches] == [SERVING, UNKNOWN]
+    edge.board.drain()
+    edge.board.close()
+    assert [answer.status async for answer in watches[0]] == [NOT_SERVING]
+    assert [answer.status async for answer in watches[1]] == []
+
+
 async def test_draining_shows_not_serving_for_good_but_alive(edge: Edge, health: Any) -> None:
     edge.board.drain()
     edge.board.serve(serving=True)
