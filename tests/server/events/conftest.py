@@ -50,6 +50,11 @@ class Reader:
         self.ended = False
         self._next: asyncio.Future[bytes] | None = None
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it asked for a frame and has not looked at the answer yet."""
+        return self._next is not None
+
     async def take(self, most: int = 1_000) -> list[pb.StreamEventsResponse]:
         """Return the frames that are there, at most so many."""
         taken: list[pb.StreamEventsResponse] = []
@@ -100,6 +105,8 @@ class Rig:
         self.hub = Subscriptions(self.log, self.notifier, clock, output=self.output)
         self.encoded = 0
         self.model: list[Event] = []
+        # The last sequence that is gone, after each compaction.
+        self.horizons = [0]
         self._stack = AsyncExitStack()
 
     def encode(self, event: Event) -> bytes:

@@ -70,6 +70,17 @@ async def test_a_cancelled_reader_leaves_the_read_to_the_next(new_rig: NewRig) -
         assert rig.store.reads == 2
 
 
+async def test_a_reader_that_waits_for_the_read_of_another_may_be_cancelled(new_rig: NewRig) -> None:
+    async with new_rig(tail_bytes=640) as rig:
+        await rig.commit(*[1] * 20)
+        first, second, third = [asyncio.ensure_future(rig.log.read(0, 5)) for _ in range(3)]
+        await asyncio.sleep(0)
+        second.cancel()
+        assert len(await first) == len(await third) == 5
+        assert second.cancelled()
+        assert rig.store.reads == 1
+
+
 async def test_an_error_of_the_store_reaches_all_who_wait_for_the_read(new_rig: NewRig) -> None:
     async with new_rig(tail_bytes=640) as rig:
         await rig.commit(*[1] * 20)

@@ -77,14 +77,6 @@ async def test_a_cancelled_wait_leaves_no_trace() -> None:
     assert notifier.waiting <= 65
 
 
-async def test_release_wakes_everyone() -> None:
-    notifier = LocalNotifier(ManualClock())
-    waits = [asyncio.ensure_future(notifier.wait(0, 10)) for _ in range(3)]
-    await settle()
-    notifier.release()
-    assert await asyncio.gather(*waits) == [False, False, False]
-
-
 async def test_a_crowd_is_given_time_to_write() -> None:
     notifier = LocalNotifier(ManualClock())
     crowd = [asyncio.ensure_future(notifier.wait(0, 10)) for _ in range(100)]

@@ -90,6 +90,13 @@ async def test_resuming_where_the_output_is_gone_is_told(hub: OutputHub) -> None
     assert [entry[:3] for entry in drain(reader)] == [("t", 1, 120), ("t", 1, 400), ("t", 1, 450)]
 
 
+async def test_beginning_in_the_past_where_output_is_gone_is_told(hub: OutputHub) -> None:
+    for n in range(10):
+        hub.append(TASK, 1, 50 * n, b"x" * 50)
+    assert drain(OutputReader(hub, ALL, 1))[0] == ("t", 1, 0, 400)
+    assert [found[2] for found in drain(OutputReader(hub, ALL, 9))] == [450]
+
+
 async def test_a_slow_reader_loses_the_oldest_and_is_told(hub: OutputHub) -> None:
     reader = OutputReader(hub, ALL, hub.next)
     hub.append(TASK, 1, 0, b"a" * 50)

@@ -60,10 +60,12 @@ class Subscriber:
             return
         except StoreUnavailable:
             return
+        # What it asked for earlier may have been answered before the last compaction.
+        waited = self.reader.waiting
         for frame in await self.reader.take(most):
             self._check(frame)
         if isinstance(self.reader.error, CursorCompacted):
-            self._too_late(self.reader.error)
+            self._too_late(self.reader.error, waited=waited)
             self.reader = None
         elif self.reader.error is not None:
             raise self.reader.error
@@ -84,12 +86,13 @@ class Subscriber:
         assert position == 0 or self.rig.model[position - 1].last == position
         self.position = position
 
-    def _too_late(self, error: CursorCompacted) -> None:
-        """It is told so only if it is true, and exactly what it missed."""
-        oldest = self.rig.store._oldest
-        assert self.position + 1 < oldest
-        assert error.metadata["oldest_cursor"] == self.rig.log.cursor(oldest - 1)
-        self.position = oldest - 1
+    def _too_late(self, error: CursorCompacted, *, waited: bool = False) -> None:
+        """It is told so only if it is true, and exactly what it missed as of when it was told."""
+        horizon = parse_cursor(error.metadata["oldest_cursor"]).sequence
+        assert horizon is not None
+        assert self.position < horizon
+        assert horizon in self.rig.horizons if waited else horizon == self.rig.horizons[-1]
+        self.position = horizon
         self.told += 1
 
 
@@ -117,6 +120,7 @@ class World:
         rig = self.rig
         before = rig.store._oldest + int(share * (rig.store._head + 1 - rig.store._oldest))
         await (rig.store.compact(before) if elsewhere else rig.log.compact(before))
+        rig.horizons.append(rig.store._oldest - 1)
 
     async def away(self, away: bool) -> None:
         self.rig.store.away = away
@@ -168,6 +172,7 @@ def test_compaction_in_the_middle_of_a_read_makes_no_silent_gap(
             async def strike() -> None:
                 if rig.store.reads == when:
                     await rig.store.compact(before)
+                    rig.horizons.append(rig.store._oldest - 1)
 
             rig.store.before_read = strike
             subscriber = Subscriber(rig, FILTERS[0])

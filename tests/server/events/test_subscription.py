@@ -300,7 +300,7 @@ async def test_readers_from_the_beginning_share_what_the_store_gives(new_rig: Ne
 
 async def test_closing_is_counted(rig: Any) -> None:
     reader = await rig.reader()
-    assert rig.hub.metrics()["event_subscriptions"] == 1
+    assert rig.hub.metrics()["agenthive_event_subscriptions"] == 1
     await reader.close()
     await rig.close()
     assert len(rig.hub) == 0
