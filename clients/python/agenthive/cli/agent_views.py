@@ -26,11 +26,13 @@ def slots(agent: Agent) -> str:
     return f"{agent.open_lease_count}/{agent.spec.slots or 1}"
 
 
-def agents(found: Iterable[Agent], at: float) -> RenderableType:
+def agents(found: Iterable[Agent], at: float, *, narrow: bool = False) -> RenderableType:
     """Return a line for each agent."""
-    table = tables.new_table("AGENT", "STATE", ">SLOTS", "ROLE", "*CAPABILITIES", "DRIVER", ">AGE", "*WHY")
+    table = tables.new_table(
+        "AGENT", "STATE", ">SLOTS", "ROLE", "*CAPABILITIES", "?DRIVER", ">AGE", "*WHY", narrow=narrow
+    )
     for agent in found:
-        table.add_row(
+        table.add(
             tables.plain(agent.agent_id),
             tables.state(agent_state(agent)),
             slots(agent),
@@ -40,7 +42,7 @@ def agents(found: Iterable[Agent], at: float) -> RenderableType:
             text.age(agent.create_time, at),
             tables.plain(agent.state_reason, "dim"),
         )
-    return tables.listing(table, "no agents")
+    return tables.or_nothing(table, "no agents")
 
 
 def agent(one: Agent) -> RenderableType:

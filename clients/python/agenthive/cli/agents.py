@@ -57,7 +57,7 @@ def list_agents(
             client.list_agents(states=states, role=role, labels=labels, page_size=min(limit, 1000)),
             limit,
         )
-        terminal.show(found, lambda: agent_views.agents(found, now()))
+        terminal.show(found, lambda: agent_views.agents(found, now(), narrow=terminal.narrow))
         if more:
             terminal.note(f"... and more; --limit 0 shows all, not only {limit}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agenthive.cli import text
+from agenthive.cli.tables import short_id
 from agenthive.cli.values import short_name
 from agenthive.v1 import agent_pb2, event_pb2, task_pb2
 
@@ -20,6 +21,7 @@ _SEVERITY_STYLES: Final = {event_pb2.SEVERITY_WARNING: "yellow", event_pb2.SEVER
 _FAMILY_STYLES: Final = {"agent": "magenta", "session": "blue", "task": "cyan", "message": "green"}
 _GOOD: Final = frozenset({"task_succeeded", "agent_ready"})
 _TYPE_WIDTH: Final = 21
+_FOR_SCRIPTS: Final = frozenset({"session_id", "runner_session_id", "lease_epoch", "session_epoch"})
 
 
 def fact_of(event: Event) -> str:
@@ -27,10 +29,12 @@ def fact_of(event: Event) -> str:
     return event.WhichOneof("fact") or "unknown"
 
 
-def subject(event: Event) -> str:
+def subject(event: Event, *, narrow: bool = False) -> str:
     """Return what an event is about: the task, the agent, or else the session."""
-    both = f"{event.task_id} @{event.agent_id}" if event.task_id and event.agent_id else ""
-    return both or event.task_id or event.agent_id or event.session_id
+    task = short_id(event.task_id, narrow=narrow)
+    if task and event.agent_id:
+        return f"{task} @{event.agent_id}"
+    return task or event.agent_id or short_id(event.session_id, narrow=narrow)
 
 
 def what(event: Event) -> str:
@@ -43,15 +47,16 @@ def what(event: Event) -> str:
 
 
 def event_line(event: Event, *, width: int = 0) -> Text:
-    """Return an event as one line, cut to `width` when it is given."""
+    """Return an event as one line, cut to `width` when it is given; a narrow one has the beginnings of ids."""
     from rich.text import Text
 
     fact = fact_of(event)
     line = Text(no_wrap=True, overflow="ellipsis")
-    line.append(text.clock_time(event.time) or " " * 12, style="dim")
+    narrow = 0 < width < 100
+    line.append(f"{text.clock_time(event.time):12}"[: 8 if narrow else 12], style="dim")
     line.append(f" {event.sequence or '-':>6} ", style="dim")
     line.append(f"{fact.upper():<{_TYPE_WIDTH}} ", style=_style(event, fact))
-    line.append(text.clean(subject(event)))
+    line.append(text.clean(subject(event, narrow=narrow)))
     if said := what(event):
         line.append("  " + said, style="dim" if fact == "task_output" else "")
     if width:
@@ -68,6 +73,8 @@ def _style(event: Event, fact: str) -> str:
 def _fields(said: Message) -> str:
     parts: list[str] = []
     for field, value in said.ListFields():
+        if field.name in _FOR_SCRIPTS:
+            continue
         if field.enum_type is not None:
             parts.append(f"{field.name}={short_name(field.enum_type, value)}")
         elif field.message_type is not None and field.message_type.full_name == "google.protobuf.Timestamp":

@@ -64,7 +64,7 @@ def events(
     """Show what happens: every event once, in order.
 
     It goes on across restarts of the server. When it ends, also by Ctrl-C, the cursor is printed to stderr:
-    `--after CURSOR` goes on there, missing nothing.
+    `--after CURSOR` goes on there, missing nothing. Narrow terminals show beginnings of ids, pipes and files all.
 
     \b
     Examples:

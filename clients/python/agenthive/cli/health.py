@@ -122,7 +122,7 @@ def _view(answer: HealthCheckResponse, settings: Settings) -> RenderableType:
     table = tables.new_table("COMPONENT", "STATUS", ">LATENCY", ">SINCE", "*WHY")
     for each in answer.components:
         latency = each.latency.ToNanoseconds() / 1e6
-        table.add_row(
+        table.add(
             tables.plain(each.name),
             tables.state(status_name(each.status)),
             f"{latency:.1f} ms" if latency else "",
@@ -160,5 +160,5 @@ def _metrics_view(found: list[Metric]) -> RenderableType:
     for each in found:
         value = f"{each.value:.0f}" if each.value.is_integer() else f"{each.value:g}"
         labels = tables.labels((label.name, label.value) for label in each.labels)
-        table.add_row(tables.plain(each.name), value, tables.plain(labels))
-    return tables.listing(table, "no metrics")
+        table.add(tables.plain(each.name), value, tables.plain(labels))
+    return tables.or_nothing(table, "no metrics")

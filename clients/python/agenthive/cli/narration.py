@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from agenthive.v1.task_pb2 import Task
 
 _LONGEST_LINE: Final = 16 * 1024
+_AGENT_WORDS: Final = {"task_assigned": " to", "task_started": " by"}
 
 
 class Narration:
@@ -47,7 +48,7 @@ class Narration:
     def step(self, event: Event, fact: str) -> None:
         """Tell a step of its life."""
         word = fact.removeprefix("task_").replace("_", " ")
-        agent = f" by {event.agent_id}" if event.agent_id and fact in ("task_assigned", "task_started") else ""
+        agent = f"{_AGENT_WORDS[fact]} {event.agent_id}" if event.agent_id and fact in _AGENT_WORDS else ""
         said = what(event)
         self._tell(f"{text.clock_time(event.time)} {word}{agent}{f'  {said}' if said else ''}", "dim")
         if fact == "task_input_requested":
@@ -117,14 +118,13 @@ def open_narration(terminal: Terminal, task: Task) -> Iterator[Narration]:
             narration.finish()
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
-    columns = (
-        SpinnerColumn("line"),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(20),
-        TimeElapsedColumn(),
+    doing = TextColumn(
+        "{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
     )
-    with Progress(*columns, console=terminal.err, transient=True) as progress:
+    columns = (SpinnerColumn("line"), TimeElapsedColumn(), BarColumn(20), doing)
+    with Progress(*columns, console=terminal.err, transient=True, expand=True) as progress:
         narration = LiveNarration(task, progress)
         try:
             yield narration

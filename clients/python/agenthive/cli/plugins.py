@@ -70,13 +70,13 @@ def _table(plugins: Iterable[Plugin]) -> RenderableType:
 
     table = tables.new_table("PLUGIN", "STATE", "*SUMMARY", "*WHY")
     for each in plugins:
-        table.add_row(
+        table.add(
             tables.plain(each.name),
             tables.state(_state(each)),
             tables.plain(each.summary),
             tables.plain(each.state_reason, "dim"),
         )
-    return tables.listing(table, "no plugins are installed")
+    return tables.or_nothing(table, "no plugins are installed")
 
 
 def _record(plugin: Plugin) -> RenderableType:

@@ -68,10 +68,10 @@ def _view(answer: ExplainRoutingResponse) -> RenderableType:
         head += f"; {answer.queue_position} tasks before it"
     table = tables.new_table("AGENT", "ELIGIBLE", ">SCORE", "*WHY NOT")
     for each in answer.candidates:
-        table.add_row(
+        table.add(
             tables.plain(each.agent_id),
             Text("yes", style="green") if each.eligible else Text("no", style="red"),
             f"{each.score:.3f}" if each.eligible else "",
             tables.plain(tables.words(each.exclusions), "yellow"),
         )
-    return Group(Text(head), tables.listing(table, "no agents"))
+    return Group(Text(head), tables.or_nothing(table, "no agents"))

@@ -95,7 +95,7 @@ def run_task(
             else:
                 task = await client.wait_task(task.task_id, timeout=time_limit)
         except asyncio.CancelledError:
-            terminal.note(f"hive: task {task.task_id} goes on: `hive tasks wait {task.task_id}`, or cancel it")
+            terminal.note(f"hive: task {task.task_id} goes on: hive tasks wait, hive tasks cancel", interrupted=True)
             raise
         return await tell_outcome(client, terminal, task)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -26,23 +26,32 @@ STATE_STYLES: Final = {
 
 RIGHT: Final = ">"
 WIDE: Final = "*"
+SPARE: Final = "?"
 
 
-def new_table(*columns: str) -> Table:
-    """Return an empty table. A column `>NAME` is aligned right, `*NAME` is the first to be cut when space is short."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", collapse_padding=True)
-    for column in columns:
-        name = column.lstrip(RIGHT + WIDE)
-        wide = column.startswith(WIDE)
-        table.add_column(
-            name,
-            justify="right" if column.startswith(RIGHT) else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=4 if wide else None,
-            ratio=None,
-        )
-    return table
+class Listing(Table):
+    """A table without borders whose spare columns are left out where there is little space."""
+
+    def __init__(self, columns: Iterable[str], *, narrow: bool) -> None:
+        """Begin without rows; see `new_table` for the columns."""
+        super().__init__(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", collapse_padding=True)
+        self._kept = [not (narrow and SPARE in column) for column in columns]
+        for column, kept in zip(columns, self._kept, strict=True):
+            if kept:
+                # Only columns that could wrap shrink; their cells are cut instead, see `plain`.
+                wide = WIDE in column
+                justify: Literal["left", "right"] = "right" if RIGHT in column else "left"
+                name = column.lstrip(RIGHT + WIDE + SPARE)
+                self.add_column(Text(name, no_wrap=True, overflow="ellipsis"), justify=justify, no_wrap=not wide)
+
+    def add(self, *cells: str | Text) -> None:
+        """Add a row with a cell for each column, also for those left out."""
+        self.add_row(*(cell for cell, kept in zip(cells, self._kept, strict=True) if kept))
+
+
+def new_table(*columns: str, narrow: bool = False) -> Listing:
+    """Return an empty table. A column `>NAME` is aligned right, `*NAME` is cut and `?NAME` left out to save space."""
+    return Listing(columns, narrow=narrow)
 
 
 def state(name: str) -> Text:
@@ -52,7 +61,7 @@ def state(name: str) -> Text:
 
 def plain(text: str, style: str = "") -> Text:
     """Return text from elsewhere as one harmless line."""
-    return Text(clean(text), style=style)
+    return Text(clean(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def record(rows: Iterable[tuple[str, RenderableType]]) -> Table:
@@ -68,9 +77,14 @@ def record(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     return table
 
 
-def listing(table: Table, nothing: str) -> RenderableType:
+def or_nothing(table: Table, nothing: str) -> RenderableType:
     """Return the table, or a sentence when it has no rows."""
     return table if table.row_count else Text(nothing, style="dim")
+
+
+def short_id(whole: str, *, narrow: bool) -> str:
+    """Return an id, or where space is short the beginning of a long one."""
+    return f"{whole[:8]}…" if narrow and len(whole) > 20 else whole
 
 
 def words(values: Iterable[str]) -> str:

@@ -29,13 +29,15 @@ def error_text(error: TaskError) -> str:
     return f"{head}: {error.message}" if error.message and head else head or error.message
 
 
-def tasks(found: Iterable[Task], at: float) -> RenderableType:
+def tasks(found: Iterable[Task], at: float, *, narrow: bool = False) -> RenderableType:
     """Return a line for each task."""
-    table = tables.new_table("TASK", "STATE", "*TYPE", ">PRIO", ">TRY", "AGENT", ">AGE", "*TITLE / WHY")
+    table = tables.new_table(
+        "TASK", "STATE", "*TYPE", "?>PRIO", "?>TRY", "AGENT", ">AGE", "*TITLE / WHY", narrow=narrow
+    )
     for task in found:
         title = task.spec.title
         why = error_text(task.error) or task.state_reason
-        table.add_row(
+        table.add(
             tables.plain(task.task_id),
             tables.state(task_state(task)),
             tables.plain(task.spec.type),
@@ -45,7 +47,7 @@ def tasks(found: Iterable[Task], at: float) -> RenderableType:
             text.age(task.create_time, at),
             tables.plain(": ".join(each for each in (title, why) if each), "dim"),
         )
-    return tables.listing(table, "no tasks")
+    return tables.or_nothing(table, "no tasks")
 
 
 def last_agent(task: Task) -> str:
@@ -117,7 +119,7 @@ def usage(used: Usage) -> str:
 def _attempts(one: Task) -> Table:
     table = tables.new_table(">TRY", "AGENT", "BEGAN", "ENDED", "COUNTED", "*WHY")
     for attempt in one.attempts:
-        table.add_row(
+        table.add(
             str(attempt.number),
             tables.plain(attempt.agent_id),
             text.clock_time(attempt.start_time if attempt.HasField("start_time") else attempt.assign_time),

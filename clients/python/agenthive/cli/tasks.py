@@ -85,7 +85,7 @@ def list_tasks(
             ),
             limit,
         )  # fmt: skip
-        terminal.show(found, lambda: task_views.tasks(found, now()))
+        terminal.show(found, lambda: task_views.tasks(found, now(), narrow=terminal.narrow))
         if more:
             terminal.note(f"... and more; --limit 0 shows all, not only {limit}")
 

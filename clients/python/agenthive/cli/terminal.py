@@ -52,6 +52,11 @@ class Terminal:
             soft_wrap=not watched,
         )
 
+    @property
+    def narrow(self) -> bool:
+        """Whether somebody looks at it in less than 100 columns."""
+        return self.out.is_terminal and self.out.width < 100
+
     def show(self, value: object, view: Callable[[], RenderableType]) -> None:
         """Write an answer: the value as JSON for scripts, else what `view` makes of it."""
         if self.json:
@@ -90,15 +95,19 @@ class Terminal:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
 
-    def note(self, text: str) -> None:
-        """Write a remark for people to stderr; scripts do not get it."""
+    def note(self, text: str, *, interrupted: bool = False) -> None:
+        """Write a remark for people to stderr, below the ^C of a terminal; scripts do not get it."""
         if not self.json:
-            sys.stderr.write(text + "\n")
+            sys.stderr.write(("\n" if interrupted and sys.stderr.isatty() else "") + text + "\n")
             sys.stderr.flush()
 
     def remark(self, text: str, document: object) -> None:
         """Write something to stderr that scripts want too, as one line of JSON for them."""
-        sys.stderr.write((json.dumps(document) if self.json else text) + "\n")
+        if self.json:
+            text = json.dumps(document)
+        elif sys.stderr.isatty():
+            text = "\n" + text
+        sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
     def fail(self, text: str, document: object) -> None:

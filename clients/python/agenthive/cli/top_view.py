@@ -30,9 +30,10 @@ def view(board: Board, server: str, at: float, *, width: int, height: int | None
     rows = max(4, height - len(parts) - 5) if height else None
     waiting = min(len(board.waiting), max(2, rows // 4)) if rows else min(len(board.waiting), 20)
     shown = min(len(board.agents), max(2, (rows - waiting) * 2 // 3)) if rows else len(board.agents)
-    parts.append(_agents(board, shown))
+    narrow = height is not None and width < 100
+    parts.append(_agents(board, shown, narrow=narrow))
     if waiting:
-        parts += [Text(), _waiting(board, waiting, at)]
+        parts += [Text(), _waiting(board, waiting, at, narrow=narrow)]
     if rows is not None:
         events = rows - shown - waiting - 2
         if events > 0:
@@ -70,34 +71,34 @@ def _head(board: Board, server: str, at: float) -> list[RenderableType]:
     return lines
 
 
-def _agents(board: Board, rows: int) -> RenderableType:
+def _agents(board: Board, rows: int, *, narrow: bool) -> RenderableType:
     table = tables.new_table("AGENT", "STATE", ">SLOTS", "ROLE", "*TASKS")
     ordered = sorted(board.agents, key=lambda agent: (_ORDER.get(agent_state(agent), 5), agent.agent_id))
     for agent in ordered[:rows]:
         held = board.held.get(agent.agent_id, [])
-        table.add_row(
+        table.add(
             tables.plain(agent.agent_id),
             tables.state(agent_state(agent)),
             slots(agent),
             tables.plain(agent.spec.role),
-            tables.plain(", ".join(_held(board, task) for task in held)),
+            tables.plain(", ".join(_held(board, task, narrow=narrow) for task in held)),
         )
     if len(ordered) > rows:
         table.add_row(Text(f"... {len(ordered) - rows} more", style="dim"))
-    return tables.listing(table, "no agents: hive agents spawn --help")
+    return tables.or_nothing(table, "no agents: hive agents spawn --help")
 
 
-def _held(board: Board, task: Task) -> str:
+def _held(board: Board, task: Task, *, narrow: bool) -> str:
     said = board.progress.get(task.task_id)
     done = f" {said.fraction:.0%}{f' {said.text}' if said.text else ''}" if said is not None else ""
-    return f"{task.task_id} {task.spec.type}{done}"
+    return f"{tables.short_id(task.task_id, narrow=narrow)} {task.spec.type}{done}"
 
 
-def _waiting(board: Board, rows: int, at: float) -> Table:
+def _waiting(board: Board, rows: int, at: float, *, narrow: bool) -> Table:
     table = tables.new_table("WAITING", "STATE", "TYPE", ">PRIO", ">AGE", "*WHY")
     for task in board.waiting[:rows]:
-        table.add_row(
-            tables.plain(task.task_id),
+        table.add(
+            tables.plain(tables.short_id(task.task_id, narrow=narrow)),
             tables.state(task_state(task)),
             tables.plain(task.spec.type),
             str(task.spec.priority or 3),
