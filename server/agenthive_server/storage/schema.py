@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sqlalchemy import JSON, BigInteger, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
 from agenthive_server.kernel.records import Kind
@@ -20,11 +19,18 @@ from .columns import SHAPES
 REVISION = "0001"
 """The migration this version's tables stand at; it is the newest file in `migrations/versions`."""
 
+
+class _Jsonb(JSON):
+    """PostgreSQL's JSONB by name; its dialect would cost 20 ms and 3 MiB where nobody uses it."""
+
+    __visit_name__ = "JSONB"
+
+
 # Ids sort by code point everywhere, as they do in Python.
 _TEXT = Text().with_variant(Text(collation="C"), "postgresql")
 _NUMBER = BigInteger().with_variant(Integer(), "sqlite")
 _TYPES: Mapping[str, TypeEngine[object]] = {
-    "labels": JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql"),
+    "labels": JSON(none_as_null=True).with_variant(_Jsonb(none_as_null=True), "postgresql"),
     "create_time": Double(),
     "due_time": Double(),
 }
@@ -55,10 +61,11 @@ TABLES: Mapping[Kind, Table] = {kind: _records(kind) for kind in Kind}
 TASK = TABLES[Kind.TASK].c
 MESSAGE = TABLES[Kind.MESSAGE].c
 
+# The migrations narrow these in PostgreSQL too; said here, it would load a dialect that nobody uses.
 # Pages of tasks: all, the open ones (among them those an agent holds), those of a parent.
 Index("task_by_time", TASK.namespace, TASK.create_time, TASK.id)
 _OPEN = TASK.due_time.is_(None)
-Index("task_open", TASK.namespace, TASK.create_time, TASK.id, sqlite_where=_OPEN, postgresql_where=_OPEN)
+Index("task_open", TASK.namespace, TASK.create_time, TASK.id, sqlite_where=_OPEN)
 _CHILD = TASK.parent_task_id.is_not(None)
 Index(
     "task_by_parent",
@@ -67,14 +74,13 @@ Index(
     TASK.create_time,
     TASK.id,
     sqlite_where=_CHILD,
-    postgresql_where=_CHILD,
 )
 Index("message_by_agent", MESSAGE.namespace, MESSAGE.agent_id, MESSAGE.create_time, MESSAGE.id)
 
 # What is past its time.
 for _kind in (Kind.TASK, Kind.MESSAGE, Kind.BROADCAST, Kind.REQUEST):
     _due = TABLES[_kind].c.due_time
-    Index(f"{_kind.value}_due", _due, sqlite_where=_due.is_not(None), postgresql_where=_due.is_not(None))
+    Index(f"{_kind.value}_due", _due, sqlite_where=_due.is_not(None))
 
 # A row for each change set, not for each event: they are written and read together, and rows cost more than bytes.
 EVENT = Table(

@@ -72,6 +72,12 @@ def test_the_events_of_a_change_set_come_back_as_they_were() -> None:
     assert back == told
 
 
+@pytest.mark.parametrize("error", [None, "", {"message": "m"}])
+def test_what_is_called_an_error_and_is_none_comes_back(error: object) -> None:
+    told = Event(type=EventType.TASK_FAILED, namespace="n", data={"error": error}, sequence=1, last=1)
+    assert unpack_events(1, 1, 0.0, pack_events([told])) == [told]
+
+
 def test_an_event_of_an_unknown_type_is_unreadable() -> None:
     body = pack_events([Event(type=EventType.AGENT_WAKING, namespace="n")])
     entries = msgspec.msgpack.decode(body)

@@ -19,10 +19,12 @@ from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.ports import BlobInfo, StoreUnusable
 from agenthive_server.kernel.records import Kind
 from agenthive_server.storage.migrations import migrate
-from agenthive_server.storage.schema import REVISION
+from agenthive_server.storage.schema import REVISION, TABLES
 from agenthive_server.storage.sqlite import SqliteStore
 from agenthive_server.storage.statements import create_all
 from agenthive_server.testing.store_model import changing, task
+from sqlalchemy.dialects.postgresql.base import PGDialect
+from sqlalchemy.schema import CreateTable
 
 
 async def opened(path: Path) -> SqliteStore:
@@ -159,6 +161,12 @@ async def test_the_migrations_make_the_same_tables_as_a_new_database(tmp_path: P
     connection.close()
 
 
+def test_the_tables_can_be_made_in_postgresql() -> None:
+    made = str(CreateTable(TABLES[Kind.TASK]).compile(dialect=PGDialect()))  # type: ignore[no-untyped-call] # SQLAlchemy has not typed it
+    assert "labels JSONB" in made
+    assert 'id TEXT COLLATE "C" NOT NULL' in made
+
+
 def test_opening_what_is_up_to_date_does_not_import_alembic(path: Path) -> None:
     program = """
 import asyncio, sys
@@ -173,7 +181,7 @@ async def main():
 
 asyncio.run(main())
 asyncio.run(main())
-assert not {"alembic", "sqlalchemy.orm", "sqlalchemy.ext.asyncio"} & set(sys.modules)
+assert not {"alembic", "sqlalchemy.orm", "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program, str(path)], check=True, timeout=60)
 
