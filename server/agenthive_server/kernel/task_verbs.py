@@ -8,7 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import cast
 
 from . import transitions
-from .assign import Requirement
+from .assign import requirement_of
 from .clock import Clock
 from .decide import Caller, Decisions, View, recall, remember
 from .errors import BadRequest, Exists, Overloaded
@@ -42,7 +42,7 @@ class TaskVerbs:
         self._maximum_queued = maximum_queued
 
     async def delegate(self, caller: Caller, tasks: Sequence[NewTask], *, use_existing: bool = False) -> list[Task]:
-        """Accept tasks, all or none, in the order given.
+        """Accept tasks, all or none; returns them in the order given.
 
         A task whose turn it is goes straight to a free agent. Raises `BadRequest` (dependency cycle, reused request id),
         `NotFound` (pinned agent, parent, dependency), `Exists` (unless `use_existing`), `Overloaded` (queue full).
@@ -102,17 +102,16 @@ class TaskVerbs:
 
     def _assigned(self, view: View, task: Task, taken: dict[Key, int], now: float) -> Step | None:
         """Assign at once when nobody who came earlier wants the agent: one commit less."""
-        spec = task.spec
-        need = Requirement(task.namespace, frozenset(spec.required_capabilities), spec.role, spec.agent_id)
-        agent = self._index.pool.choose(need, spec, taken)
+        agent = self._index.pool.choose(requirement_of(task, now), task.spec, taken)
         if agent is None:
             return None
-        record = view.find_agent(agent.key)
-        session = view.find_session((task.namespace, agent.session_id))
-        if record is None or session is None or session.state is not SessionState.OPEN:
-            return None
-        view.check(record)
-        view.check(session)
+        if agent.key not in taken:
+            record = view.find_agent(agent.key)
+            session = view.find_session((task.namespace, agent.session_id))
+            if record is None or session is None or session.state is not SessionState.OPEN:
+                return None
+            view.check(record)
+            view.check(session)
         taken[agent.key] = taken.get(agent.key, 0) + 1
         return transitions.assign(task, agent.key[1], agent.session_id, now=now)
 
@@ -202,11 +201,13 @@ class TaskVerbs:
 
 
 def _sorted(specs: Mapping[str, TaskSpec]) -> list[str]:
-    """Return the tasks of one call so that parents and dependencies come first; raises `BadRequest` on a cycle."""
+    """Return the tasks of a call: parents and dependencies first, then by priority; raises `BadRequest` on a cycle."""
+    by_priority = sorted(specs, key=lambda task_id: specs[task_id].priority)
     if not any(spec.depends_on or spec.parent_task_id for spec in specs.values()):
-        return list(specs)
-    graph: TopologicalSorter[str] = TopologicalSorter()
-    for task_id, spec in specs.items():
+        return by_priority
+    graph: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(by_priority, ()))
+    for task_id in by_priority:
+        spec = specs[task_id]
         graph.add(task_id, *(other for other in (*spec.depends_on, spec.parent_task_id) if other in specs))
     try:
         return list(graph.static_order())

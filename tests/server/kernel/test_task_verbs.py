@@ -49,6 +49,18 @@ async def test_a_freed_slot_takes_the_next_task_by_priority(hive: Hive) -> None:
     assert [a.task.id for a in worker.assignments()] == ["first", "high"]
 
 
+async def test_within_one_call_a_free_agent_goes_to_the_task_of_the_best_priority(hive: Hive) -> None:
+    worker = await hive.worker("a")
+    new = [
+        NewTask(id="low", spec=TaskSpec(type="work", priority=4)),
+        NewTask(id="after", spec=TaskSpec(type="work", priority=1, depends_on=("low",))),
+        NewTask(id="high", spec=TaskSpec(type="work", priority=2)),
+    ]
+    made = await hive.kernel.tasks.delegate(hive.caller("r"), new)
+    assert [task.id for task in made] == ["low", "after", "high"]
+    assert [a.task.id for a in worker.assignments()] == ["high"]
+
+
 async def test_capabilities_and_pins_are_kept(hive: Hive) -> None:
     plain = await hive.worker("plain")
     able = await hive.worker("able", capabilities=("python",))
