@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -56,6 +57,28 @@ def _options(listening: Listening) -> list[tuple[str, int]]:
     return options
 
 
+def _check_free(address: str) -> None:
+    """Raise `CannotListen` with the system's reason unless all of what an address stands for can be listened on.
+
+    gRPC is content with one of several (`localhost` in use on IPv4 but not on IPv6), and does not say why.
+    """
+    if address.startswith("unix"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        if not 0 <= int(port) <= 65_535:
+            raise CannotListen(f"cannot listen on {address}: a port is between 0 and 65535")
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, target in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(target)
+                probe.listen(1)
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or "not an address"
+        raise CannotListen(f"cannot listen on {address}: {reason}") from error
+
+
 class Server:
     """A bound server; `ports` are those of the addresses, in their order."""
 
@@ -66,13 +89,14 @@ class Server:
         self.ports = tuple(self._bind(address, listening.credentials) for address in listening.addresses)
 
     def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+        _check_free(address)
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(address)
             else:
                 port = self._server.add_secure_port(address, credentials)
         except (RuntimeError, ValueError) as error:
-            raise CannotListen(f"cannot listen on {address}: in use, not permitted, or no such address") from error
+            raise CannotListen(f"cannot listen on {address}") from error
         if not port and not address.startswith("unix"):
             raise CannotListen(f"cannot listen on {address}")
         return port

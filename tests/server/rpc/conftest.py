@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 import grpc
@@ -21,6 +22,7 @@ from agenthive_server.events.subscriptions import Subscriptions
 from agenthive_server.kernel.agents import Agent
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.health import Health, Reading, Status
+from agenthive_server.kernel.records import Payload
 from agenthive_server.kernel.tasks import Task
 from agenthive_server.plugin.api import Policy
 from agenthive_server.rpc.adapter import Adapter
@@ -89,6 +91,17 @@ def failure() -> Callable[[Any], Any]:
     return fails
 
 
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Let the event loop run until a condition holds."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        while not condition():  # noqa: ASYNC110 - what is waited for rings no bell
+            await asyncio.sleep(0)
+
+    return wait
+
+
 class Output:
     """Writes down the output it is given."""
 
@@ -153,6 +166,10 @@ class Edge:
         self.messaging: Any = messaging_service_pb2_grpc.MessagingServiceStub(channel)
         self.blobs: Any = blob_service_pb2_grpc.BlobServiceStub(channel)
         self.plugins: Any = plugin_service_pb2_grpc.PluginServiceStub(channel)
+
+    @staticmethod
+    def payload(data: bytes) -> Payload:
+        return Payload(data=data)
 
     def follow(self, events: Sequence[Event]) -> None:
         self.log.append(events)

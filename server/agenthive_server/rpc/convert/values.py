@@ -26,17 +26,20 @@ _EXACT: Final = 2.0**53
 
 def set_time(message: Timestamp, seconds: float) -> None:
     """Write a time, to the microsecond."""
-    whole, micros = divmod(round(seconds * 1e6), 1_000_000)
-    message.seconds = whole
-    message.nanos = micros * 1_000
+    message.seconds, message.nanos = _split(seconds)
+
+
+def _split(seconds: float) -> tuple[int, int]:
+    """Return whole seconds and nanoseconds, which are whole microseconds."""
+    whole = int(seconds)
+    micros = round((seconds - whole) * 1e6)
+    return (whole, micros * 1_000) if micros < 1_000_000 else (whole + 1, 0)
 
 
 def set_span(message: Duration, seconds: float) -> None:
     """Write a duration, to the microsecond; present even when it is zero."""
-    whole, micros = divmod(round(seconds * 1e6), 1_000_000)
     message.SetInParent()
-    message.seconds = whole
-    message.nanos = micros * 1_000
+    message.seconds, message.nanos = _split(seconds)
 
 
 class EnumTable:
