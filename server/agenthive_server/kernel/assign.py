@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from .agents import AgentSpec
 from .records import Key
@@ -59,8 +60,14 @@ Scorer = Callable[[TaskSpec, Candidate], float]
 def requirement_of(task: Task, now: float) -> Requirement:
     """Return what a task asks of an agent at a time."""
     spec = task.spec
-    avoid = frozenset(a for a, until in task.avoid if until > now) if task.avoid else frozenset()
-    return Requirement(task.namespace, frozenset(spec.required_capabilities), spec.role, spec.agent_id, avoid)
+    plain = _requirement(task.namespace, spec.required_capabilities, spec.role, spec.agent_id)
+    avoid = frozenset(a for a, until in task.avoid if until > now) if task.avoid else None
+    return replace(plain, avoid=avoid) if avoid else plain
+
+
+@lru_cache(maxsize=4_096)
+def _requirement(namespace: str, capabilities: tuple[str, ...], role: str, agent_id: str) -> Requirement:
+    return Requirement(namespace, frozenset(capabilities), role, agent_id)
 
 
 def exclusions(need: Requirement, agent: Candidate) -> list[str]:

@@ -37,26 +37,39 @@ class Group:
         # Share of the member that was assigned to last; where newcomers begin.
         self.share = 0.0
         self._changes = 0
+        # Members changed since a heap was last asked; several changes in one turn then cost one entry.
+        self._changed: dict[Key, Candidate] = {}
+        # Queues of tasks that fit, and would take a free member.
+        self.wanting: set[Requirement] = set()
         self._heaps: dict[tuple[Strategy, bool], list[tuple[Rank, Key, int]]] = {}
 
     def changed(self, agent: Candidate) -> None:
-        """Note a change of an agent: old heap entries become stale, new ones are added."""
-        # Counted by the group: an agent that was forgotten and comes back must not match entries of its former self.
-        self._changes += 1
-        agent.version = self._changes
-        if agent.free <= 0:
+        """Note a change of an agent."""
+        self._changed[agent.key] = agent
+        if agent.free > 0:
+            self.free.add(agent.key)
+        else:
             self.free.discard(agent.key)
-            return
-        self.free.add(agent.key)
-        for (strategy, urgent), heap in self._heaps.items():
-            heapq.heappush(heap, self._entry(strategy, urgent, agent))
-            if len(heap) > 64 + 8 * len(self.members):
-                self._heaps[strategy, urgent] = self._filled(strategy, urgent)
+
+    def _catch_up(self) -> None:
+        """Make the old entries of changed agents stale, and new ones for those that are free."""
+        for agent in self._changed.values():
+            # Counted by the group: an agent that was forgotten and comes back must not match entries of its former self.
+            self._changes += 1
+            agent.version = self._changes
+            if agent.key not in self.free:
+                continue
+            for (strategy, urgent), heap in self._heaps.items():
+                heapq.heappush(heap, self._entry(strategy, urgent, agent))
+                if len(heap) > 64 + 8 * len(self.members):
+                    self._heaps[strategy, urgent] = self._filled(strategy, urgent)
+        self._changed.clear()
 
     def remove(self, key: Key) -> None:
         """Forget an agent."""
         self.members.pop(key, None)
         self.free.discard(key)
+        self._changed.pop(key, None)
 
     def _entry(self, strategy: Strategy, urgent: bool, agent: Candidate) -> tuple[Rank, Key, int]:
         need = Requirement(self.key[0])
@@ -69,19 +82,24 @@ class Group:
 
     def best(self, strategy: Strategy, urgent: bool, count: int, avoid: frozenset[str]) -> list[Candidate]:
         """Return up to `count` free agents, best first, without taking them."""
+        if self._changed:
+            self._catch_up()
         heap = self._heaps.get((strategy, urgent))
         if heap is None:
             heap = self._heaps[strategy, urgent] = self._filled(strategy, urgent)
         found: list[Candidate] = []
         popped: list[tuple[Rank, Key, int]] = []
         while heap and len(found) < count:
-            entry = heapq.heappop(heap)
+            entry = heap[0]
             agent = self.members.get(entry[1])
             if agent is None or agent.version != entry[2] or agent.free <= 0:
+                heapq.heappop(heap)
                 continue
-            popped.append(entry)
             if agent.key[1] not in avoid:
                 found.append(agent)
+                if len(found) == count:
+                    break
+            popped.append(heapq.heappop(heap))
         for entry in popped:
             heapq.heappush(heap, entry)
         return found
@@ -99,7 +117,8 @@ class Pool:
         self.open: set[Requirement] = set()
         self._waiting: dict[Key, Requirement] = {}
         self._fitting: dict[Requirement, list[Group]] = {}
-        self._wanting: dict[GroupKey, set[Requirement]] = {}
+        # The group each agent is in.
+        self._groups: dict[Key, Group] = {}
         # Queues of tasks for one agent only; apart, so that they cost nothing to the others of its group.
         self._pinned: dict[Key, set[Requirement]] = {}
         # Turns count for all queues of a namespace: an agent that fits several serves their fairness keys in turn.
@@ -115,7 +134,7 @@ class Pool:
         `used`: the leases it holds already when it is new here.
         """
         agent = self.agents.get(key)
-        if agent is not None and agent.spec is not spec and self._group_key(agent) != _group_key(key, spec):
+        if agent is not None and agent.spec is not spec and self._groups[key].key != _group_key(key, spec):
             self._leave_group(agent)
             agent.spec = spec
             agent.capabilities = frozenset(spec.capabilities)
@@ -145,39 +164,37 @@ class Pool:
         if slots > 0:
             self._turn += 1
             agent.last_assigned = self._turn
-            self.groups[self._group_key(agent)].share = agent.share
+            self._groups[agent.key].share = agent.share
             agent.share += slots / agent.spec.weight
         self._agent_changed(agent)
 
     def _agent_changed(self, agent: Candidate) -> None:
-        self.groups[self._group_key(agent)].changed(agent)
+        group = self._groups[agent.key]
+        group.changed(agent)
         if agent.free > 0:
-            self.open.update(self._wanting.get(self._group_key(agent), ()))
-            self.open.update(self._pinned.get(agent.key, ()))
-
-    @staticmethod
-    def _group_key(agent: Candidate) -> GroupKey:
-        return (agent.key[0], agent.capabilities, agent.spec.role)
+            if group.wanting:
+                self.open.update(group.wanting)
+            if self._pinned:
+                self.open.update(self._pinned.get(agent.key, ()))
 
     def _join_group(self, agent: Candidate) -> None:
-        key = self._group_key(agent)
+        key = _group_key(agent.key, agent.spec)
         group = self.groups.get(key)
         if group is None:
             group = self.groups[key] = Group(key)
-            self._wanting[key] = set()
             for need in self.queues:
                 if not need.agent_id:
                     self._match(need, group)
         group.members[agent.key] = agent
         agent.share = group.share
+        self._groups[agent.key] = group
 
     def _leave_group(self, agent: Candidate) -> None:
-        key = self._group_key(agent)
-        group = self.groups[key]
+        group = self._groups.pop(agent.key)
         group.remove(agent.key)
         if not group.members:
-            del self.groups[key]
-            for need in self._wanting.pop(key):
+            del self.groups[group.key]
+            for need in group.wanting:
                 self._fitting[need].remove(group)
 
     # Tasks ----------------------------------------------------------------------------------------------------------
@@ -219,7 +236,7 @@ class Pool:
         del self.queues[need]
         self.open.discard(need)
         for group in self._fitting.pop(need):
-            self._wanting[group.key].discard(need)
+            group.wanting.discard(need)
         if need.agent_id:
             agent = (need.namespace, need.agent_id)
             self._pinned[agent].discard(need)
@@ -230,7 +247,7 @@ class Pool:
         namespace, capabilities, role = group.key
         if namespace == need.namespace and need.fits(capabilities, role):
             self._fitting[need].append(group)
-            self._wanting[group.key].add(need)
+            group.wanting.add(need)
 
     @property
     def queued(self) -> int:
