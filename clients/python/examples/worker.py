@@ -1,6 +1,7 @@
 """An agent in twenty lines. Start a server, run this, and delegate a task of type `review` to it."""
 
 import sys
+from typing import Any
 
 from agenthive import TaskContext, Worker
 
@@ -10,11 +11,11 @@ worker = Worker(*sys.argv[1:], agent_id="reviewer-1", role="reviewer", capabilit
 @worker.task("review")
 async def review(task: TaskContext) -> dict[str, list[int]]:
     """Return the numbers of the lines that are too long."""
-    lines = task.input["text"].splitlines()
-    found = []
+    given: Any = task.input
+    lines, found = given["text"].splitlines(), []
     for number, line in enumerate(lines, 1):
         await task.progress(number / len(lines), f"line {number}")
-        if len(line) > task.input.get("limit", 120):
+        if len(line) > given.get("limit", 120):
             found.append(number)
     return {"too_long": found}
 

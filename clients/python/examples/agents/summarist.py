@@ -18,17 +18,18 @@ client = Client(SERVER)
 @worker.task("summary")
 async def summarize(task: TaskContext) -> dict[str, Any]:
     """Return the sums of all numbers, the ten worst functions, and the tasks that brought nothing."""
+    given: Any = task.input
     sums: dict[str, Any] = {"worst": [], "missing": []}
-    for number, task_id in enumerate(task.input["tasks"], 1):
+    for number, task_id in enumerate(given["tasks"], 1):
         try:
-            result = await client.result(task_id, timeout=60)
+            result: Any = await client.result(task_id, timeout=60)
         except TaskNotSucceeded as error:
             sums["missing"].append(str(error))
             continue
         for name, value in result.items():
             if isinstance(value, int | list):
                 sums[name] = sums.get(name, type(value)()) + value
-        await task.progress(number / len(task.input["tasks"]), f"read {task_id}")
+        await task.progress(number / len(given["tasks"]), f"read {task_id}")
     sums["worst"] = sorted(sums["worst"], key=lambda each: -each["complexity"])[:10]
     return sums
 
