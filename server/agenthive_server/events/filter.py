@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agenthive_server.kernel.events import Event, EventType, Severity
@@ -28,6 +29,8 @@ class EventFilter:
     # What follows from the fields above: the types that pass, None for all; whether only type and namespace count.
     _types: frozenset[EventType] | None = field(init=False, repr=False, compare=False)
     _broad: bool = field(init=False, repr=False, compare=False)
+    # Tasks or agents of which a matching event must name one; empty when that is not so.
+    subjects: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         types: frozenset[EventType] | None = self.types or None
@@ -37,6 +40,12 @@ class EventFilter:
         narrow = self.agent_ids or self.task_ids or self.root_task_id or self.roles or self.labels
         object.__setattr__(self, "_types", types)
         object.__setattr__(self, "_broad", not narrow)
+        root = frozenset({self.root_task_id} if self.root_task_id else ())
+        object.__setattr__(self, "subjects", self.task_ids or root or self.agent_ids)
+
+    def excludes(self, named: frozenset[str]) -> bool:
+        """Return whether events that name only these tasks and agents (see `named_in`) cannot be wanted."""
+        return bool(self.subjects) and self.subjects.isdisjoint(named)
 
     def matches(self, event: Event) -> bool:
         """Return whether the reader wants this event; half a microsecond at most, for it is asked for every one."""
@@ -59,3 +68,13 @@ class EventFilter:
         if self.roles and event.role not in self.roles:
             return False
         return not self.labels or self.labels <= event.labels.items()
+
+
+def named_in(events: Sequence[Event]) -> frozenset[str]:
+    """Return the tasks, their ancestors and the agents that events name: asked once for all readers with filters."""
+    named: set[str] = set()
+    for event in events:
+        named.add(event.task_id)
+        named.add(event.agent_id)
+        named.update(event.ancestors)
+    return frozenset(named)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from agenthive_server.kernel.events import Event
 
-from .filter import EventFilter
+from .filter import EventFilter, named_in
 from .log import EventLog
 
 EVENTS = 64
@@ -78,6 +78,8 @@ class Framer:
         self._cache: OrderedDict[tuple[EventFilter, int, bool], Frame] = OrderedDict()
         self._cache_bytes = cache_bytes
         self._bytes = 0
+        # Who is named in the events that were read last: first and last sequence, and the names.
+        self._named: tuple[int, int, frozenset[str]] = (0, 0, frozenset())
         self.made = 0
 
     async def frame(self, wanted: EventFilter, after: int) -> Frame | None:
@@ -96,6 +98,10 @@ class Framer:
         events = await log.read(after, SCAN)
         if not events:
             return None
+        if wanted.subjects and wanted.excludes(self._names(events)):
+            # Not kept: thousands of readers may each want something else.
+            end = events[-1].sequence
+            return Frame(b"", end, 0, end < log.head)
         frame = await self._make(wanted, after, events, large)
         self._keep(key, frame)
         return frame
@@ -123,6 +129,13 @@ class Framer:
         self.made += 1
         data = join_frame(wires, self._log.cursor(end)) if wires else b""
         return Frame(data, end, len(wires), end < self._log.head)
+
+    def _names(self, events: list[Event]) -> frozenset[str]:
+        """Return who is named in these events; readers who were woken together ask for the same ones."""
+        first, last = events[0].sequence, events[-1].sequence
+        if self._named[:2] != (first, last):
+            self._named = (first, last, named_in(events))
+        return self._named[2]
 
     def _keep(self, key: tuple[EventFilter, int, bool], frame: Frame) -> None:
         old = self._cache.pop(key, None)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from agenthive_server.events.filter import EventFilter
+from agenthive_server.events.filter import EventFilter, named_in
 from agenthive_server.kernel.events import Event, EventType, Severity
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def event(**changes: Any) -> Event:
@@ -70,3 +72,19 @@ def test_equal_filters_are_one_key() -> None:
     second = EventFilter(namespace="default", labels=frozenset({("a", "b")}))
     assert {first: 1}[second] == 1
     assert first != EventFilter(namespace="default")
+
+
+NAMES = st.sampled_from(["", "a", "b", "c"])
+SOME = st.frozensets(st.sampled_from(["a", "b", "c"]), max_size=2)
+
+
+@given(
+    wanted=st.builds(EventFilter, task_ids=SOME, agent_ids=SOME, root_task_id=NAMES, roles=SOME),
+    subjects=st.lists(st.tuples(NAMES, NAMES, st.lists(NAMES, max_size=2)), min_size=1, max_size=4),
+)
+def test_what_is_excluded_by_name_would_not_match(
+    wanted: EventFilter, subjects: list[tuple[str, str, list[str]]]
+) -> None:
+    events = [event(task_id=task, agent_id=agent, ancestors=tuple(above)) for task, agent, above in subjects]
+    if wanted.excludes(named_in(events)):
+        assert not any(wanted.matches(each) for each in events)

@@ -95,3 +95,12 @@ async def test_frames_kept_are_bounded(rig: Any, readers: int) -> None:
         await framer.frame(EventFilter(task_ids=frozenset({f"{n % readers}"})), rig.log.head - 1)
     assert framer._bytes <= 4_096
     assert len(framer._cache) <= 8
+
+
+async def test_readers_of_other_tasks_cost_neither_encoding_nor_memory(rig: Any) -> None:
+    await rig.commit(*[3] * 10)
+    for n in range(100):
+        frame = await rig.hub.framer.frame(EventFilter(task_ids=frozenset({f"nobody-{n}"})), 0)
+        assert (frame.end, frame.count, frame.full) == (30, 0, False)
+    assert rig.encoded == 0
+    assert not rig.hub.framer._cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from agenthive_server.events.notifier import TICK, LocalNotifier
+from agenthive_server.events.notifier import BATCH, TICK, LocalNotifier
 from agenthive_server.kernel.clock import ManualClock, settle
 
 
@@ -89,3 +89,16 @@ async def test_a_crowd_is_given_time_to_write() -> None:
     assert notifier.gathering(1)
     assert not one.done()
     assert await one
+
+
+async def test_a_large_crowd_is_let_go_batch_by_batch() -> None:
+    notifier = LocalNotifier(ManualClock(), max_pace=0)
+    crowd = [asyncio.ensure_future(notifier.wait(0, 10)) for _ in range(3 * BATCH)]
+    await settle()
+    notifier.ring(1)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    woken = sum(wait.done() for wait in crowd)
+    assert 0 < woken < len(crowd)
+    notifier.ring(2)
+    assert all(await asyncio.gather(*crowd))
