@@ -57,9 +57,7 @@ StopGrace: TypeAlias = Annotated[
 
 def spawn(
     context: typer.Context,
-    command: Annotated[
-        list[str] | None, typer.Argument(metavar="-- CMD ARG...", help="The command of a process agent.")
-    ] = None,
+    command: Annotated[list[str] | None, typer.Argument(metavar="-- CMD ARG...", hidden=True)] = None,
     agent_id: Annotated[str, typer.Option("--id", metavar="ID", help="Its id; else the server makes one.")] = "",
     role: Role = "",
     capability: Capabilities = None,

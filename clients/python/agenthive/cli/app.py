@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(words)
     except KeyboardInterrupt:
         return 130
+    except SystemExit as ended:  # how typer ends after it has answered a shell
+        return ended.code if isinstance(ended.code, int) else 0
     except BrokenPipeError:
         # The reader went away; nobody is to hear of what Python still wants to flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

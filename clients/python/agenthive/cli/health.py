@@ -47,6 +47,8 @@ def health(
         answer, failure = asyncio.run(_ask(settings, 0.0 if wait is None else wait))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
+    except Failure as error:
+        answer, failure = None, error
     if answer is not None:
         terminal.show(answer, lambda: _view(answer, settings))
         raise typer.Exit(_code(answer, strict=strict))

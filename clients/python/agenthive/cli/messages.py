@@ -141,7 +141,7 @@ def read(
 def ack(
     context: typer.Context,
     agent_id: AgentId,
-    message_ids: Annotated[list[str], typer.Argument(metavar="MESSAGE...", help="Ids of messages.")],
+    message_ids: Annotated[list[str], typer.Argument(metavar="MESSAGE...", hidden=True)],
     request_id: RequestId = None,
 ) -> None:
     """Mark messages of an agent as read.

@@ -11,9 +11,12 @@ from agenthive.cli.call import run
 from agenthive.cli.options import settings_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agenthive.cli.terminal import Terminal
     from agenthive.client import Client
     from agenthive.events import EventStream
+    from agenthive.v1.event_pb2 import Event
     from agenthive.v1.task_pb2 import Task
 
 
@@ -67,7 +70,7 @@ async def _live(client: Client, terminal: Terminal, task: Task, time_limit: floa
     from agenthive.cli.follow import OutputWriter, follow_task
 
     writer = OutputWriter(terminal.raw, terminal.note)
-    see = terminal.line if terminal.json else writer.see
+    see = _lines(terminal) if terminal.json else writer.see
     ended = await follow_task(client, task.task_id, _stream(client, task, follow=True), see, time_limit)
     if not terminal.json:
         await writer.complete(client, ended)
@@ -77,10 +80,18 @@ async def _so_far(client: Client, terminal: Terminal, task: Task) -> None:
     from agenthive.cli.follow import OutputWriter
 
     writer = OutputWriter(terminal.raw, terminal.note)
-    see = terminal.line if terminal.json else writer.see
+    see = _lines(terminal) if terminal.json else writer.see
     async with _stream(client, task, follow=False) as events:
         async for event in events:
             see(event)
+
+
+def _lines(terminal: Terminal) -> Callable[[Event], None]:
+    def see(event: Event) -> None:
+        if event.WhichOneof("fact") in ("task_output", "output_gap"):
+            terminal.line(event)
+
+    return see
 
 
 def _stream(client: Client, task: Task, *, follow: bool) -> EventStream:
@@ -89,7 +100,7 @@ def _stream(client: Client, task: Task, *, follow: bool) -> EventStream:
     positions = [orchestrator.OutputPosition(task_id=task.task_id, attempt=max(1, task.attempt), offset=0)]
     return client.events(
         task_ids=[task.task_id],
-        event_class=orchestrator.EVENT_CLASS_OUTPUT,
+        event_class=orchestrator.EVENT_CLASS_ALL,  # the end of the task says when all of it is here
         output_positions=positions,
         follow=follow,
         give_up_after=None if follow else client.timeout,

@@ -27,19 +27,26 @@ _ORDER = {"BUSY": 0, "SUSPECT": 1, "IDLE": 2, "STARTING": 3, "WAKING": 3, "DRAIN
 def view(board: Board, server: str, at: float, *, width: int, height: int | None) -> RenderableType:
     """Return the whole picture; with a height, no taller than that."""
     parts: list[RenderableType] = [*_head(board, server, at), Text()]
-    rows = max(4, height - len(parts) - 5) if height else None
-    waiting = min(len(board.waiting), max(2, rows // 4)) if rows else min(len(board.waiting), 20)
-    shown = min(len(board.agents), max(2, (rows - waiting) * 2 // 3)) if rows else len(board.agents)
+    shown, waiting, events = _shares(board, None if height is None else height - len(parts))
     narrow = height is not None and width < 100
     parts.append(_agents(board, shown, narrow=narrow))
     if waiting:
         parts += [Text(), _waiting(board, waiting, at, narrow=narrow)]
-    if rows is not None:
-        events = rows - shown - waiting - 2
-        if events > 0:
-            parts.append(Text())
-            parts += [event_line(event, width=width) for event in islice(reversed(board.recent), events)]
+    if events:
+        parts.append(Text())
+        parts += [event_line(event, width=width) for event in islice(reversed(board.recent), events)]
     return Group(*parts)
+
+
+def _shares(board: Board, height: int | None) -> tuple[int, int, int]:
+    """Return how many agents, waiting tasks and events are shown in that many lines."""
+    if height is None:
+        return len(board.agents), min(len(board.waiting), 20), 0
+    room = height - 2  # the head of the agents and the line that says how many more there are
+    waiting = min(len(board.waiting), room // 4) if room >= 8 else 0
+    room -= waiting + 2 if waiting else 0
+    shown = min(len(board.agents), max(1, room * 2 // 3))
+    return shown, waiting, max(0, room - shown - 1)
 
 
 def _head(board: Board, server: str, at: float) -> list[RenderableType]:
