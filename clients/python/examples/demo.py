@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import signal
 import sys
 
@@ -20,7 +19,7 @@ from showcase.hive import Hive, HiveFailed
 from showcase.picture import Picture
 from showcase.plan import Plan, make_plan
 from showcase.screen import Screen
-from showcase.story import Story
+from showcase.story import Story, TookTooLong
 
 MINIMUM, MINIMUM_QUICK = 30, 15
 
@@ -35,24 +34,20 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="only as many tasks as the claims need")
     parser.add_argument("--plain", action="store_true", help="one line for each event, also in a terminal")
     options = parser.parse_args()
+    minimum = MINIMUM_QUICK if options.quick else MINIMUM
     try:
-        asyncio.run(
-            run(make_plan(options.quick), plain=options.plain, minimum=MINIMUM_QUICK if options.quick else MINIMUM)
-        )
-    except (ClaimsBroken, HiveFailed, HiveError) as error:
+        asyncio.run(run(make_plan(options.quick), plain=options.plain, minimum=minimum))
+    except (ClaimsBroken, HiveFailed, TookTooLong, HiveError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    except TimeoutError:
-        print("demo: it took too long, and was given up", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         print("demo: stopped, and everything it had started", file=sys.stderr)
         return 130
     return 0
 
 
 async def run(plan: Plan, *, plain: bool, minimum: int) -> None:
-    """Run a plan from an empty folder to nothing left. Raises `ClaimsBroken`, `HiveFailed`, `HiveError`."""
+    """Run a plan from an empty folder to nothing left. Raises one of the errors `main` tells."""
     obey_signals()
     clock = asyncio.get_running_loop().time
     began = clock()
@@ -78,12 +73,16 @@ async def run(plan: Plan, *, plain: bool, minimum: int) -> None:
 
 
 def obey_signals() -> None:
-    """Let SIGTERM and the end of the terminal stop everything as Ctrl-C does."""
-    task = asyncio.current_task()
+    """Let Ctrl-C, SIGTERM and the end of the terminal stop everything; a second one does not interrupt that."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        with contextlib.suppress(NotImplementedError):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+
+    def stop() -> None:
+        if not task.cancelling():
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
 
 
 if __name__ == "__main__":

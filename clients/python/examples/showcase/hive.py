@@ -40,20 +40,20 @@ class Hive:
             )
             self.address = await self._serving(server)
             await self._start("summarist", str(EXAMPLES / "agents" / "summarist.py"), self.address)
-        except BaseException:
-            with contextlib.suppress(HiveFailed):  # what went wrong first is what is told
-                await self.stop()
-            self.remove()
+        except BaseException as failure:
+            await self.__aexit__(type(failure), failure, failure.__traceback__)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            await self.stop()
-        finally:
-            self.remove()
+        # What went wrong first is what is told.
+        with contextlib.suppress(*[HiveFailed] if error else []):
+            try:
+                await self.stop()
+            finally:
+                self.remove()
 
     async def _start(self, name: str, *arguments: str) -> asyncio.subprocess.Process:
         """Start a Python process in a session of its own: Ctrl-C reaches the demo alone, which stops the rest."""

@@ -49,6 +49,11 @@ class TaskSeen:
     agent_id: str = ""
     attempt: int = 0
 
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.state in TERMINAL
+
 
 class Picture:
     """Built by `take`, one event after the other."""
@@ -109,7 +114,7 @@ class Picture:
     @property
     def over(self) -> bool:
         """Whether every task has ended."""
-        return all(task.state in TERMINAL for task in self.tasks.values())
+        return all(task.over for task in self.tasks.values())
 
 
 def describe(event: Event, fact: str) -> str:

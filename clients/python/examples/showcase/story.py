@@ -22,6 +22,10 @@ REFRESH_SECONDS = 0.1
 KILL_FROM = 0.2
 
 
+class TookTooLong(Exception):
+    """The tasks did not end in time: a sentence."""
+
+
 @dataclass
 class Story:
     """Delegates the plan, follows the events, and intervenes twice."""
@@ -35,7 +39,7 @@ class Story:
     canceled: bool = False
 
     async def run(self) -> None:
-        """Return when every task has ended. Raises `TimeoutError` when that takes too long."""
+        """Return when every task has ended. Raises `TookTooLong`."""
         drawing = asyncio.create_task(self._draw())
         # Of every namespace: only then the client can tell, by the numbers, that nothing is missing.
         stream = self.client.events(start=STREAM_START_EARLIEST, event_class=EVENT_CLASS_ALL, all_namespaces=True)
@@ -46,6 +50,9 @@ class Story:
                 numbers = f"{len(self.plan.tasks)} tasks in one call, with {self.plan.dependencies} dependencies"
                 self.screen.say(f"delegated {numbers}")
                 await self._follow(events, until=lambda: self.picture.over)
+        except TimeoutError:
+            waiting = ", ".join(f"{task.task_id} {task.state}" for task in self.picture.tasks.values() if not task.over)
+            raise TookTooLong(f"not done after {LIMIT_SECONDS:.0f} s: {waiting}") from None
         finally:
             drawing.cancel()
 
