@@ -15,7 +15,7 @@ from . import transitions
 from .clock import Clock
 from .contact import Contact, Contacts
 from .decide import Decisions, View
-from .errors import KernelError
+from .errors import DeadlineExceeded, KernelError
 from .followups import Followups, progressed
 from .index import Index
 from .limits import Limits
@@ -218,6 +218,8 @@ class Reaper:
         now = self._clock.monotonic()
         for contact in self._contacts:
             if now - contact.heard > self._limits.silence:
+                # A stream that is still there would have its heartbeats acknowledged, for a session that is over.
+                contact.link.fence(DeadlineExceeded("the session was silent for too long; connect again"))
                 await self._sessions.lost(*contact.key, contact.epoch, "no sign of life")
         live: set[Key] = set()
         for session in self._memory.all(Session):

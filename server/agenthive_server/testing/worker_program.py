@@ -75,7 +75,9 @@ class Tasks:
     def _note(self, task: TaskContext, what: str) -> None:
         if self._journal is not None:
             with self._journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"what": what, **self._identity(task)}) + "\n")
+                # The loop's clock is the machine's: journals of several workers can be compared.
+                at = asyncio.get_running_loop().time()
+                file.write(json.dumps({"what": what, "at": at, **self._identity(task)}) + "\n")
 
     def _identity(self, task: TaskContext) -> dict[str, Any]:
         epoch = task.assignment.lease_epoch
