@@ -9,7 +9,6 @@ BIN     := $(VENV)/bin
 PY      := $(BIN)/python
 # The first of these that is 3.11 or newer makes the environment.
 PYTHON  ?= python3 python3.14 python3.13 python3.12 python3.11 python
-SERVER  := $(VENV)/.server-stamp
 DEV     := $(VENV)/.dev-stamp
 PIP     := $(PY) -m pip install --quiet --disable-pip-version-check
 COMPILE := $(PY) -m compileall -q clients/python/agenthive server plugins
@@ -27,10 +26,11 @@ help: ## List the targets
 
 setup: $(DEV) ## Make .venv with everything for development
 
-demo: $(SERVER) ## See the main job in one command: server, agents, real tasks, live events
+# Agents of the examples run ruff and pytest: these two need the development tools as well.
+demo: $(DEV) ## See the main job in one command: server, agents, real tasks, live events
 	@$(PY) clients/python/examples/demo.py $(ARGS)
 
-run: $(SERVER) ## Serve on 127.0.0.1:50051 with SQLite and a small fleet of local agents
+run: $(DEV) ## Serve on 127.0.0.1:50051 with SQLite and a small fleet of local agents
 	@$(BIN)/agenthived serve --config clients/python/examples/fleet.toml --data-dir .agenthive $(ARGS)
 
 test: $(DEV) ## Run the tests; ARGS goes to pytest (make test ARGS="-k lease")
@@ -81,17 +81,11 @@ clean: ## Remove caches and builds; .venv and .agenthive stay
 	@find clients server plugins tests -name __pycache__ -prune -exec rm -rf {} +
 
 # A changed pyproject.toml installs again. Dependencies are compiled by pip, our own code here: the first start is fast.
-$(SERVER): pyproject.toml $(PY)
-	@echo "Installing the server into $(VENV) ..."
-	@$(PIP) --editable '.[server]'
-	@$(COMPILE)
-	@touch $@
-
 $(DEV): pyproject.toml $(PY)
 	@echo "Installing the server and the development tools into $(VENV) ..."
 	@$(PIP) --editable '.[server,dev]'
 	@$(COMPILE)
-	@touch $(SERVER) $@
+	@touch $@
 
 $(PY):
 	@for python in $(PYTHON); do \
