@@ -9,7 +9,7 @@ import logging
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from agenthive_server.events.subscriptions import Subscriptions
 from agenthive_server.kernel.agents import Agent
 from agenthive_server.kernel.clock import Clock, SystemClock
 from agenthive_server.kernel.errors import KernelError
+from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.health import Health, Reading, Status
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import Store, StoreUnusable
@@ -135,6 +136,8 @@ class App:
         self.store = open_store(settings, self.clock)
         self.log = EventLog(self.store, event_bytes)
         self.notifier = LocalNotifier(self.clock)
+        # The kernel's own reader has a notifier of its own: the other one paces itself by the number of subscribers.
+        self.kernel_notifier = LocalNotifier(self.clock)
         self.output = OutputHub(
             self.clock, sequence=lambda: self.log.head, retention=settings.limits.retention_output_seconds
         )
@@ -144,14 +147,14 @@ class App:
             self.store,
             self.committer.submit,
             self.log,
-            self.notifier,
+            self.kernel_notifier,
             clock=self.clock,
             new_id=self.new_id,
             chance=random.SystemRandom().random,
             limits=settings.limits.to_limits(),
             outputs=KeptOutput(self.output, self.store, self.clock),
         )
-        self.kernel.observers += [self.log.append, lambda events: self.notifier.ring(events[-1].sequence)]
+        self.kernel.observers += [self.log.append, self._ring]
         self.lag = LoopLag()
         self.loops = Loops(self.clock)
         self.built_in = BuiltIn(
@@ -170,6 +173,10 @@ class App:
 
     def _settled(self, group: object) -> None:
         self.kernel.settled(group)  # type: ignore[arg-type]  # the committer's own type
+
+    def _ring(self, events: Sequence[Event]) -> None:
+        self.notifier.ring(events[-1].sequence)
+        self.kernel_notifier.ring(events[-1].sequence)
 
     def _failed(self, group: object, error: KernelError) -> None:
         self.kernel.failed(group, error)  # type: ignore[arg-type]  # the committer's own type
@@ -195,6 +202,7 @@ class App:
             {
                 **self.kernel.loops(),
                 "notifier": self.notifier.run,
+                "kernel_notifier": self.kernel_notifier.run,
                 "output_notifier": self.output.notifier.run,
                 "event_loop": self.lag.run,
                 "ping": self._ping,
@@ -313,6 +321,7 @@ class App:
             ready = not self._ping_failure and self.phase is Phase.READY
             if self.phase is Phase.READY:
                 self.board.serve(serving=ready)
+            self.output.expire()
             await self.clock.sleep(2.0)
 
     _ping_latency: float | None = None

@@ -143,7 +143,8 @@ def ended(agent: Agent, state: AgentState, reason: str, *, now: float, exit_code
     if agent.state is AgentState.DRAINING or agent.wanted is Wanted.STOPPED:
         return stopped(agent, agent.reason or reason, now=now)
     if agent.state is AgentState.SLEEPING and state is not AgentState.FAILED:
-        return asleep(agent, now=now)
+        # Its process is gone, as wanted.
+        return asleep(agent, now=now)[0].evolve(session_id=""), ()
     gone = _gone(agent, state, reason, now)
     kind = {
         AgentState.FAILED: EventType.AGENT_FAILED,
@@ -183,7 +184,9 @@ def sleep(agent: Agent, reason: str, *, now: float) -> AgentStep:
 
 
 def asleep(agent: Agent, *, now: float) -> AgentStep:
-    """Note that it sleeps and its process is gone where the driver can do that."""
+    """Note that it sleeps and its process is gone where the driver can do that. One on another way stays on it."""
+    if agent.state is not AgentState.SLEEPING or not agent.stop_deadline:
+        return agent, ()
     return agent.evolve(stop_deadline=0.0, start_deadline=0.0, update_time=now), ()
 
 

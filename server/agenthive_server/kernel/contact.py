@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .clock import Clock
 from .records import Key
@@ -37,6 +39,22 @@ class Contacts:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._contacts: dict[Key, Contact] = {}
+        # Sessions whose stream is about to be here: written as open, but not told anything yet.
+        self._expected: Counter[Key] = Counter()
+
+    @contextmanager
+    def expecting(self, key: Key) -> Iterator[None]:
+        """Let a session count as in contact while its stream is being opened."""
+        self._expected[key] += 1
+        try:
+            yield
+        finally:
+            self._expected[key] -= 1
+            self._expected += Counter()
+
+    def live(self, key: Key) -> bool:
+        """Whether a session has a stream here, or will have one in a moment."""
+        return key in self._contacts or key in self._expected
 
     def __len__(self) -> int:
         return len(self._contacts)

@@ -7,7 +7,7 @@ acts again from the cursor; every action looks at the records as they are, so a 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import cast
 
@@ -108,9 +108,10 @@ class Followups:
         """Do what one event entails; harmless when repeated."""
         kind = event.type
         if kind in TERMINAL_EVENTS:
-            await self._task_ended((event.namespace, event.task_id))
+            await self._task_ended((event.namespace, event.task_id), event.ancestors)
         if kind in CANCELLING:
             await self._cancel_children((event.namespace, event.task_id), event.data.get("reason", ""))
+            await self._parent_waits((event.namespace, event.task_id))
         elif kind is EventType.SESSION_ENDED:
             await self._session_ended((event.namespace, event.session_id), event.data.get("reason", ""))
         elif kind in AGENT_GONE:
@@ -120,16 +121,15 @@ class Followups:
 
     # Tasks ----------------------------------------------------------------------------------------------------------
 
-    async def _task_ended(self, key: Key) -> None:
+    async def _task_ended(self, key: Key, ancestors: tuple[str, ...]) -> None:
         if key in self._index.dependents:
             await self._each(self._index.dependents[key], lambda view, task: self._dependent(view, task, key))
         if key in self._index.children:
             await self._each(self._index.children[key], lambda view, task: self._orphan(view, task, key))
         if key in self._index.mail_by_task:
             await self._expire_mail(key)
-        ended = self._memory.task(key)
-        if ended is not None and ended.spec.parent_task_id:
-            await self._parent_waits((key[0], ended.spec.parent_task_id))
+        if ancestors:
+            await self._parent_waits((key[0], ancestors[-1]))
 
     def _dependent(self, view: View, task: Task, key: Key) -> None:
         ended = view.task(*key)
@@ -157,7 +157,8 @@ class Followups:
             await self._each(self._index.children[key], lambda view, task: self._cancel(view, task, text))
 
     def _cancel(self, view: View, task: Task, reason: str) -> None:
-        step = transitions.request_cancel(task, reason, now=self._clock.now())
+        waits = task.spec.children_policy is ChildrenPolicy.WAIT and task.key in self._index.children
+        step = transitions.request_cancel(task, reason, now=self._clock.now(), wait=waits)
         if step[1]:
             view.put(step[0], *step[1])
 
@@ -213,7 +214,10 @@ class Followups:
             agent = view.find_agent(key)
             if agent is None or session_id not in (agent.session_id, agent.runner_session_id):
                 continue
-            if agent.state in OVER or (left and agent.state is AgentState.STARTING):
+            if agent.state is AgentState.SLEEPING:
+                view.put(agent_transitions.asleep(agent, now=now)[0].evolve(session_id="", runner_session_id=""))
+                continue
+            if agent.state in OVER or (left and agent.state in (AgentState.STARTING, AgentState.WAKING)):
                 view.put(agent.evolve(session_id="", runner_session_id="", start_deadline=0.0))
                 continue
             if left and agent.spec.driver != REMOTE and agent.state is not AgentState.DRAINING:
@@ -289,7 +293,8 @@ class Followups:
             await self._decisions.run(partial(_act, todo[start : start + BATCH], act))
 
 
-def _act(batch: Iterable[Key], act: Callable[[View, Task], None], view: View) -> None:
+def _act(batch: Sequence[Key], act: Callable[[View, Task], None], view: View) -> None:
+    view.need((kind, key) for kind in (Kind.TASK, Kind.PROGRESS) for key in batch)
     for key in batch:
         task = cast("Task | None", view.find((Kind.TASK, key)))
         if task is not None and not task.terminal:

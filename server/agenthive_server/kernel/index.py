@@ -69,7 +69,7 @@ class Index:
                 self._lease_ended(key, was.agent_id, was.session_id)
             if now is not None and new is not None:
                 self._lease_granted(key, new, now.agent_id, now.session_id)
-        if old is None or new is None or old.waiting_on != new.waiting_on:
+        if old is None or new is None or old.waiting_on != new.waiting_on or old.terminal != new.terminal:
             self._waits(key, old, new)
         if (old is None) != (new is None) or (old and new and old.terminal != new.terminal):
             self._parent(key, new or old, bool(new and not new.terminal))
@@ -133,12 +133,16 @@ class Index:
     # Agents and sessions ---------------------------------------------------------------------------------------------
 
     def _agent(self, key: Key, old: Agent | None, new: Agent | None) -> None:
+        if old is not None and new is not None and old.start_epoch != new.start_epoch:
+            # Another process, with a context of its own.
+            self.context_usage.pop(key, None)
         before, after = old.session_id if old else "", new.session_id if new else ""
         if before != after:
             if before:
                 _discard(self.agents_by_session, (key[0], before), key)
             if after:
                 self.agents_by_session[key[0], after][key] = None
+                self.context_usage.pop(key, None)
         before, after = old.runner_session_id if old else "", new.runner_session_id if new else ""
         if before != after:
             if before:

@@ -47,6 +47,17 @@ def apply_item(frame: Frame, item: Item) -> None:
     _APPLY[type(item)](frame, item)
 
 
+def writes_progress(item: Item) -> str:
+    """Return the task whose progress an item reads or writes, or nothing."""
+    match item:
+        case Result(task_id=task_id) if item.usage is not None or item.error is not None:
+            return task_id
+        case HandBack(task_id=task_id) | Ask(task_id=task_id) if item.checkpoint:
+            return task_id
+        case _:
+            return ""
+
+
 def _held(frame: Frame, task_id: str, epoch: int) -> Task | None:
     """Return the task if this session holds it with this epoch, None if its end was reported before; else raise."""
     task = cast("Task | None", frame.view.find((Kind.TASK, (frame.session.namespace, task_id))))
@@ -54,6 +65,9 @@ def _held(frame: Frame, task_id: str, epoch: int) -> Task | None:
         raise task_not_found(task_id)
     lease = task.lease
     if lease is not None and lease.epoch == epoch and lease.session_id == frame.session.id:
+        agent = frame.view.find_agent((task.namespace, lease.agent_id))
+        if agent is not None and agent.session_id not in ("", frame.session.id):
+            raise StaleAttempt(f"agent {agent.id!r} lives in another session", reason="SESSION_FENCED")
         return task
     if epoch and epoch == task.reported_epoch:
         return None

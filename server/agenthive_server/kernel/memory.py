@@ -65,9 +65,10 @@ class Memory:
         self.listeners: list[Listener] = []
 
     def load(self, records: Iterable[Record]) -> None:
-        """Fill in committed records at the start."""
+        """Fill in committed records at the start; those that are over are left out."""
         for record in records:
-            self._change(record.ref, record)
+            if is_open(record):
+                self._change(record.ref, record)
 
     def latest(self, ref: Ref) -> Record | None:
         """Return the state decisions build on, or None if it is not in memory."""

@@ -27,6 +27,14 @@ LEASE_OVER = frozenset(
         EventType.TASK_QUARANTINED,
     }
 )
+PULSE_OVER = LEASE_OVER | {
+    EventType.TASK_ASSIGNED,
+    EventType.TASK_REPORTED,
+    EventType.TASK_SUCCEEDED,
+    EventType.TASK_INPUT_REQUESTED,
+}
+"""What was noted of a task's pulse does not count for what comes after these."""
+
 TASK_NEWS = LEASE_OVER | {
     EventType.TASK_ASSIGNED,
     EventType.TASK_CANCEL_REQUESTED,
@@ -52,6 +60,10 @@ class Owed:
     def observe(self, events: Iterable[Event]) -> None:
         """Tell the sessions on this server what these committed facts mean for them."""
         for event in events:
+            if event.session_id and event.type in PULSE_OVER:
+                contact = self._contacts.get((event.namespace, event.session_id))
+                if contact is not None:
+                    contact.forget((event.namespace, event.task_id))
             if event.type in TASK_NEWS:
                 if event.session_id:
                     self._task_news(event)
@@ -69,7 +81,6 @@ class Owed:
         if task is None:
             return
         if event.type in LEASE_OVER:
-            contact.forget(key)
             if task.reported_epoch != task.lease_epoch and (task.lease is None or task.lease.epoch != task.lease_epoch):
                 contact.link.deliver(Revoke(task.id, task.lease_epoch, event.type.name))
             return

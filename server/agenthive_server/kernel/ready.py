@@ -116,10 +116,16 @@ class FairLevel:
 
 
 class Fairness:
-    """The clocks of all priorities of a namespace."""
+    """What the queues of a namespace share: the clocks of its priorities and the order of arrival."""
 
     def __init__(self) -> None:
         self._clocks: dict[int, FairClock] = {}
+        self._arrivals = 0
+
+    def arrival(self) -> int:
+        """Return the number of the next task that comes to wait, whatever it asks for."""
+        self._arrivals += 1
+        return self._arrivals
 
     def clock(self, priority: int) -> FairClock:
         """Return the clock of a priority."""
@@ -137,7 +143,6 @@ class ReadyQueue:
         self._fairness = fairness or Fairness()
         self._levels: dict[int, FairLevel] = {}
         self._where: dict[Key, int] = {}
-        self._arrivals = 0
 
     def __len__(self) -> int:
         return len(self._where)
@@ -148,8 +153,7 @@ class ReadyQueue:
         level = self._levels.get(spec.priority)
         if level is None:
             level = self._levels[spec.priority] = FairLevel(self._fairness.clock(spec.priority))
-        self._arrivals += 1
-        level.add(task.key, spec.fairness_key, spec.fairness_weight, task.queue_time, self._arrivals)
+        level.add(task.key, spec.fairness_key, spec.fairness_weight, task.queue_time, self._fairness.arrival())
         self._where[task.key] = spec.priority
 
     def discard(self, key: Key) -> None:

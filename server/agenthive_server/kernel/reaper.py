@@ -181,7 +181,12 @@ class Reaper:
         for contact in self._contacts:
             for key in list(self._index.leases_by_session.get(contact.key, {})):
                 task = self._memory.task(key)
-                if task is not None and task.lease is not None and task.lease.start_time:
+                if task is None or task.lease is None:
+                    continue
+                agent = self._memory.agent((task.namespace, task.lease.agent_id))
+                if agent is not None and agent.session_id not in ("", contact.key[1]):
+                    await self._end_lease(task, None)
+                elif task.lease.start_time:
                     await self._pulse(contact, task, now)
 
     async def _pulse(self, contact: Contact, task: Task, now: float) -> None:
@@ -190,7 +195,10 @@ class Reaper:
         if now - renewed > timeouts.heartbeat:
             await self._end_lease(task, None)
             return
-        if timeouts.progress and task.state is TaskState.RUNNING:
+        if task.state is not TaskState.RUNNING:
+            # Paused, or waiting for an answer: the wait for progress begins anew when it goes on.
+            contact.progressed.pop(task.key, None)
+        elif timeouts.progress:
             moved = contact.progressed.setdefault(task.key, now)
             if now - moved > timeouts.progress:
                 text = "no progress although the pulse goes on"
@@ -223,7 +231,7 @@ class Reaper:
                 await self._sessions.lost(*contact.key, contact.epoch, "no sign of life")
         live: set[Key] = set()
         for session in self._memory.all(Session):
-            if session.state is SessionState.OPEN and self._contacts.get(session.key) is not None:
+            if session.state is SessionState.OPEN and self._contacts.live(session.key):
                 continue
             live.add(session.key)
             since = self._suspect_since.setdefault(session.key, max(now, self._present))
@@ -251,6 +259,7 @@ class Reaper:
 
             def decide(view: View, found: list[Key] = [record.key for record in found]) -> int:  # noqa: B006 - bound once, read only
                 gone = 0
+                view.need((k, key) for k in (kind, Kind.PROGRESS) for key in found if k is kind or kind is Kind.TASK)
                 for key in found:
                     record = view.find((kind, key))
                     if record is None or (isinstance(record, Task) and not record.terminal):

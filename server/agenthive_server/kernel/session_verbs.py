@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol, cast
 
-from . import agent_transitions, items
+from . import agent_transitions, items, transitions
 from .agents import REMOTE, AgentState, Wanted
 from .clock import Clock
 from .contact import Contact, Contacts
@@ -19,6 +19,7 @@ from .owed import Owed
 from .ports import Chance, NewId
 from .records import Key, Kind
 from .session_items import (
+    Accept,
     Beat,
     Drained,
     HandBack,
@@ -40,6 +41,7 @@ ITEMS_AT_ONCE = 256
 """Items decided in one change set; with at most four rows each they stay within its bound."""
 
 AGENTS_AT_ONCE = 200
+LEASES_AT_ONCE = 200
 
 
 class Outputs(Protocol):
@@ -92,6 +94,10 @@ class SessionVerbs:
         with SESSION_NOT_FOUND (the session to resume is over) or AGENT_NOT_FOUND (an agent that is not to be registered).
         """
         session_id = hello.session_id or self._new_id()
+        with self._contacts.expecting((namespace, session_id)):
+            return await self._connect(namespace, principal, session_id, hello, link)
+
+    async def _connect(self, namespace: str, principal: str, session_id: str, hello: Hello, link: Link) -> Welcome:
         first, rest = hello.agents[:AGENTS_AT_ONCE], hello.agents[AGENTS_AT_ONCE:]
 
         def decide(view: View) -> tuple[Session, list[Key]]:
@@ -103,6 +109,7 @@ class SessionVerbs:
             batch = rest[start : start + AGENTS_AT_ONCE]
             fenced += await self._decisions.run(partial(self._adopt, session, batch))
         await self._missing(session, {agent.agent_id for agent in hello.agents})
+        await self._displace(session, hello.agents)
         old = self._contacts.get(session.key)
         if old is not None:
             old.link.fence(SessionFenced("the session was taken over by a newer stream"))
@@ -183,13 +190,45 @@ class SessionVerbs:
         def decide(view: View) -> None:
             for key in list(self._index.agents_by_session.get(session.key, {})):
                 agent = view.find_agent(key)
-                if agent is not None and agent.id not in there and agent.session_id == session.id:
+                if agent is None or agent.id in there or agent.session_id != session.id:
+                    continue
+                # One that is being woken has no process yet: its runner is told again.
+                if agent.state is not AgentState.WAKING or session.runner is None:
                     step = agent_transitions.ended(
                         agent, AgentState.LOST, "its worker came back without it", now=self._clock.now()
                     )
                     view.put(step[0], *step[1])
 
         await self._decisions.run(decide)
+
+    async def _displace(self, session: Session, hosted: Sequence[HostedAgent]) -> None:
+        """End the leases the agents of this session hold through other ones."""
+        keys = [
+            key
+            for entry in hosted
+            for key in self._index.leases_by_agent.get((session.namespace, entry.agent_id), {})
+            if key not in self._index.leases_by_session.get(session.key, {})
+        ]
+        for start in range(0, len(keys), LEASES_AT_ONCE):
+            await self._decisions.run(partial(self._displace_some, session, keys[start : start + LEASES_AT_ONCE]))
+
+    def _displace_some(self, session: Session, keys: Sequence[Key], view: View) -> None:
+        view.need((Kind.PROGRESS, key) for key in keys)
+        for key in keys:
+            task = view.task(*key)
+            lease = task.lease
+            agent = view.find_agent((task.namespace, lease.agent_id)) if lease else None
+            if lease is None or agent is None or agent.session_id != session.id or lease.session_id == session.id:
+                continue
+            progress = view.find_progress(key)
+            step = transitions.lose(
+                task,
+                "LEASE_LOST",
+                now=self._clock.now(),
+                chance=self._chance(),
+                progressed=progress is not None and progress.attempt == task.attempt,
+            )
+            view.put(step[0], *step[1])
 
     def _fence(self, key: Key) -> None:
         contact = self._contacts.get(key)
@@ -228,9 +267,16 @@ class SessionVerbs:
         if session is None or session.epoch != epoch:
             raise SessionFenced("this stream is not the session's current one")
         view.check(session)
+        view.need(
+            (Kind.PROGRESS, (session.namespace, task_id)) for task_id in map(items.writes_progress, entries) if task_id
+        )
         frame = items.Frame(view, session, self._clock.now(), self._chance, self._new_id, outputs)
         refusals: list[Refusal] = []
+        # A result implies that the task was accepted; an acceptance beside it says nothing more.
+        ended = {(item.task_id, item.epoch) for item in entries if type(item) is Result}
         for offset, item in enumerate(entries):
+            if type(item) is Accept and (item.task_id, item.epoch) in ended:
+                continue
             try:
                 items.apply_item(frame, item)
             except KernelError as error:

@@ -20,6 +20,9 @@ from .sessions import Session, SessionState
 
 BATCH = 100
 
+PAUSE = 0.2
+"""Seconds to wait after a change that could not be committed."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,7 +37,8 @@ class Supervisor:
         self._clock = clock
         self._woken = asyncio.Event()
         self._unplaced: dict[Key, None] = {}
-        self._runners = -1
+        # What a place for an agent depends on: the runners in contact and how many agents each has.
+        self._places: list[tuple[str, int, int]] = []
         index.wake_supervisor = self._woken.set
 
     async def run(self) -> None:
@@ -44,6 +48,7 @@ class Supervisor:
                 await self.look()
             except KernelError as error:
                 _log.warning("supervising is delayed", extra={"reason": error.reason})
+                await self._clock.sleep(PAUSE)
             await self._next()
 
     async def _next(self) -> None:
@@ -55,9 +60,9 @@ class Supervisor:
 
     async def look(self) -> None:
         """Look once at every agent that has changed or whose time has come."""
-        runners = hash(tuple(sorted(s.id for s in self._open_runners())))
-        if runners != self._runners:
-            self._runners = runners
+        places = [(s.id, s.epoch, len(self._index.agents_by_runner.get(s.key, ()))) for s in self._open_runners()]
+        if places != self._places:
+            self._places = places
             self._index.unsettled_agents.update(self._unplaced)
         self._index.unsettled_agents.update(dict.fromkeys(self._index.agent_timers.due(self._clock.now())))
         todo = list(self._index.unsettled_agents)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from .records import Kind, Payload, Record
+from .records import Kind, Payload, Record, evolved
 
 
 class TaskState(StrEnum):
@@ -132,6 +132,14 @@ class TaskSpec:
     strategy: Strategy | None = None
 
 
+_BLANK_SPEC = TaskSpec(type="")
+
+
+def make_spec(**fields: Any) -> TaskSpec:
+    """Return a specification, as its constructor does, at a third of the cost. `labels` must not be changed afterwards."""
+    return evolved(_BLANK_SPEC, fields)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskError:
     """Why an attempt did not succeed."""
@@ -229,6 +237,10 @@ class Task(Record):
     def terminal(self) -> bool:
         """Whether only RetryTask leads on."""
         return self.state in TERMINAL
+
+
+BLANK_TASK = Task(namespace="", id="", spec=_BLANK_SPEC, state=TaskState.QUEUED)
+"""What new tasks evolve from."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,12 @@ from .errors import Refused
 from .events import Event, EventType, task_event
 from .records import Payload
 from .tasks import (
+    BLANK_TASK,
     MAX_ANSWERS_KEPT,
     MAX_ATTEMPTS_KEPT,
+    TERMINAL,
     Attempt,
+    ChildrenPolicy,
     ErrorClass,
     Lease,
     Question,
@@ -42,7 +45,7 @@ def new(
 ) -> Step:
     """Make a task: BLOCKED while it waits on others, else QUEUED."""
     state = TaskState.BLOCKED if waiting_on else TaskState.QUEUED
-    task = Task(
+    task = BLANK_TASK.evolve(
         namespace=namespace,
         id=task_id,
         spec=spec,
@@ -135,7 +138,9 @@ def _closed(task: Task, error: TaskError | None, counted: bool, now: float) -> t
 
 def report(task: Task, result: Payload, *, now: float) -> Step:
     """Take the result of the attempt: SUCCEEDED, or REPORTED where a review is asked for."""
-    task, facts = accept(task, now=now)
+    facts: tuple[Event, ...] = ()
+    if task.lease is not None and not task.lease.start_time:
+        task, facts = accept(task, now=now)
     review = task.spec.requires_review
     told = task_event(EventType.TASK_REPORTED if review else EventType.TASK_SUCCEEDED, task, attempt=task.attempt)
     done = task.evolve(
@@ -258,7 +263,12 @@ def request_cancel(task: Task, reason: str, *, now: float, wait: bool = False) -
 
 
 def canceled(task: Task, reason: str, *, now: float, error: TaskError | None = None) -> Step:
-    """End the task as CANCELED."""
+    """End the task as CANCELED. One that waits for its children only loses its lease now; the end follows theirs."""
+    if task.lease is not None and task.spec.children_policy is ChildrenPolicy.WAIT:
+        asked = task_event(EventType.TASK_CANCEL_REQUESTED, task, reason=reason)
+        attempts = _closed(task, error, False, now)
+        changes = {"reason": reason, "attempts": attempts, "lease": None, "question": None, "update_time": now}
+        return task.evolve(state=TaskState.CANCEL_REQUESTED, **changes), (asked,)
     told = task_event(EventType.TASK_CANCELED, task, reason=reason)
     ended = task.evolve(
         state=TaskState.CANCELED,
@@ -332,7 +342,7 @@ def resume(task: Task, *, now: float) -> Step:
                 epoch=lease.epoch,
                 assign_time=lease.assign_time,
                 start_time=lease.start_time,
-                close_deadline=lease.close_deadline + (now - task.pause_time),
+                close_deadline=lease.close_deadline + (now - max(task.pause_time, lease.start_time)),
             )
     elif state in (TaskState.ASSIGNED, TaskState.RUNNING):
         state = TaskState.QUEUED
@@ -429,19 +439,20 @@ def retry_now(task: Task, *, now: float) -> Step:
 
 def next_deadline(task: Task, accept_timeout: float) -> tuple[float, str] | None:
     """Return when the next clock of this task runs out, and that clock's name; None when none runs."""
-    if task.state is TaskState.REPORTED or task.terminal:
+    state = task.state
+    if state is TaskState.REPORTED or state in TERMINAL:
         return None
-    clocks: list[tuple[float, str]] = [(task.close_deadline, "SCHEDULE_TO_CLOSE")]
     lease = task.lease
-    if task.state is TaskState.QUEUED:
-        clocks.append((task.queue_time + task.spec.timeouts.schedule_to_start, "SCHEDULE_TO_START"))
-    elif task.state is TaskState.RETRY_WAIT:
-        clocks.append((task.retry_time, "RETRY"))
-    elif task.state is TaskState.INPUT_REQUIRED and task.question and task.question.deadline:
-        clocks.append((task.question.deadline, "INPUT"))
-    elif lease is not None and task.state is not TaskState.PAUSED:
+    time, clock = task.close_deadline, ""
+    if state is TaskState.QUEUED:
+        time, clock = task.queue_time + task.spec.timeouts.schedule_to_start, "SCHEDULE_TO_START"
+    elif state is TaskState.RETRY_WAIT:
+        time, clock = task.retry_time, "RETRY"
+    elif state is TaskState.INPUT_REQUIRED and task.question and task.question.deadline:
+        time, clock = task.question.deadline, "INPUT"
+    elif lease is not None and state is not TaskState.PAUSED:
         if lease.close_deadline:
-            clocks.append((lease.close_deadline, "START_TO_CLOSE"))
+            time, clock = lease.close_deadline, "START_TO_CLOSE"
         else:
-            clocks.append((lease.assign_time + accept_timeout, "ACCEPT"))
-    return min(clocks)
+            time, clock = lease.assign_time + accept_timeout, "ACCEPT"
+    return (time, clock) if clock and time < task.close_deadline else (task.close_deadline, "SCHEDULE_TO_CLOSE")

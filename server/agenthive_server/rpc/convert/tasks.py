@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from agenthive.v1 import task_pb2 as pb
 
@@ -26,6 +26,7 @@ from agenthive_server.kernel.tasks import (
     TaskState,
     Timeouts,
     Usage,
+    make_spec,
 )
 from agenthive_server.rpc import validate
 
@@ -46,32 +47,17 @@ _MAX_NUMBER: Final = 2**53
 
 
 def spec_from(message: pb.TaskSpec, at: str) -> TaskSpec:
-    """Return what should be done; raises `BadRequest` naming the field under `at`."""
-    strategy = message.routing_strategy
-    return TaskSpec(
-        type=validate.required_text(message.type, f"{at}.type"),
-        input=payload_from(message.input, f"{at}.input") if message.HasField("input") else None,
-        title=validate.text(message.title, f"{at}.title"),
-        priority=validate.or_default(message.priority, 3, 1, 5, f"{at}.priority"),
-        fairness_key=validate.text(message.fairness_key, f"{at}.fairness_key"),
-        fairness_weight=validate.real_or_default(message.fairness_weight, 1.0, 0.01, 100.0, f"{at}.fairness_weight"),
-        required_capabilities=validate.texts(
-            message.required_capabilities, f"{at}.required_capabilities", validate.MAX_CAPABILITIES
-        ),
-        role=validate.text(message.role, f"{at}.role"),
-        agent_id=validate.optional_id(message.agent_id, f"{at}.agent_id"),
-        affinity_key=validate.text(message.affinity_key, f"{at}.affinity_key"),
-        labels=validate.labels(message.labels, f"{at}.labels"),
-        depends_on=validate.ids(message.depends_on, f"{at}.depends_on"),
-        dependency_policy=_DEPENDENCY.read(message.dependency_policy, f"{at}.dependency_policy", DependencyPolicy.FAIL),
-        parent_task_id=validate.optional_id(message.parent_task_id, f"{at}.parent_task_id"),
-        children_policy=_CHILDREN.read(message.children_policy, f"{at}.children_policy", ChildrenPolicy.CANCEL),
-        retry=_retry(message.retry_policy, f"{at}.retry_policy") if message.HasField("retry_policy") else DEFAULT_RETRY,
-        timeouts=_timeouts(message.timeouts, f"{at}.timeouts") if message.HasField("timeouts") else DEFAULT_TIMEOUTS,
-        exclusive=message.exclusive,
-        requires_review=message.requires_review,
-        strategy=STRATEGIES.read(strategy, f"{at}.routing_strategy") if strategy else None,
-    )
+    """Return what should be done; raises `BadRequest` naming the field under `at`.
+
+    Only the fields that are set are looked at: most tasks set three of twenty.
+    """
+    values: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        name, read = _SPEC_FIELDS[field.name]
+        values[name] = read(value, f"{at}.{field.name}")
+    if "type" not in values:
+        raise BadRequest("required", field=f"{at}.type")
+    return make_spec(**values)
 
 
 def required_spec(holder: object, at: str) -> TaskSpec:
@@ -108,6 +94,47 @@ def _timeouts(message: pb.TaskTimeouts, at: str) -> Timeouts:
         progress=span(message.progress_timeout, f"{at}.progress_timeout"),
         input=span(message.input_timeout, f"{at}.input_timeout"),
     )
+
+
+def _capabilities(values: Sequence[str], at: str) -> tuple[str, ...]:
+    return validate.texts(values, at, validate.MAX_CAPABILITIES)
+
+
+def _priority(value: int, at: str) -> int:
+    return validate.or_default(value, 3, 1, 5, at)
+
+
+def _weight(value: float, at: str) -> float:
+    return validate.real_or_default(value, 1.0, 0.01, 100.0, at)
+
+
+def _as_is(value: bool, at: str) -> bool:
+    return value
+
+
+_SPEC_FIELDS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
+    "type": ("type", validate.required_text),
+    "input": ("input", payload_from),
+    "title": ("title", validate.text),
+    "priority": ("priority", _priority),
+    "fairness_key": ("fairness_key", validate.text),
+    "fairness_weight": ("fairness_weight", _weight),
+    "required_capabilities": ("required_capabilities", _capabilities),
+    "role": ("role", validate.text),
+    "agent_id": ("agent_id", validate.optional_id),
+    "affinity_key": ("affinity_key", validate.text),
+    "labels": ("labels", validate.labels),
+    "depends_on": ("depends_on", validate.ids),
+    "dependency_policy": ("dependency_policy", _DEPENDENCY.read),
+    "parent_task_id": ("parent_task_id", validate.optional_id),
+    "children_policy": ("children_policy", _CHILDREN.read),
+    "retry_policy": ("retry", _retry),
+    "timeouts": ("timeouts", _timeouts),
+    "exclusive": ("exclusive", _as_is),
+    "requires_review": ("requires_review", _as_is),
+    "routing_strategy": ("strategy", STRATEGIES.read),
+}
+"""The fields of a specification: what they are called in the kernel, and what reads and checks them."""
 
 
 def error_from(message: pb.TaskError, at: str) -> TaskError:
