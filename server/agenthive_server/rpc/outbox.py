@@ -10,7 +10,7 @@ from typing import Final
 from agenthive.v1 import worker_service_pb2 as pb
 
 from agenthive_server.kernel.clock import Clock
-from agenthive_server.kernel.errors import Overloaded
+from agenthive_server.kernel.errors import KernelError, Overloaded
 from agenthive_server.kernel.session_items import Bye, Delivery, Mail, MessagesDelivered, Reconnect, Refusal, Welcome
 
 from .convert.deliveries import fill_delivery, fill_refused, fill_welcome
@@ -116,12 +116,16 @@ class Outbox:
     async def _write(self) -> None:
         try:
             while (self._deliveries or self._refused or self._owes) and not self._ended:
-                await self._stream.write(self._next_frame())
+                frame = self._next_frame().SerializeToString()
+                try:
+                    await self._stream.write(frame)
+                except Exception as error:  # whatever gRPC says: nobody is there any more
+                    raise KernelError("the connection broke", reason="CANCELLED") from error
             if self._ended:
                 self._stop(None)
         except asyncio.CancelledError:
             self._ended = True
-        except Exception as error:  # noqa: BLE001 - whatever it is, the stream cannot be written any more
+        except Exception as error:  # noqa: BLE001 - it ends the stream, which answers with it or logs it
             self._ended = True
             self._stop(error)
         finally:

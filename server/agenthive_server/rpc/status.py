@@ -105,10 +105,10 @@ def cut(text: str, limit: int = TEXT_BYTES) -> str:
 
 def trailers(error: KernelError) -> tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]:
     """Return code, text and trailing metadata (with the `google.rpc.Status`) for an error."""
-    reason, text = reason_of(error), cut(error.message)
-    code = CODES[reason]
+    reason = reason_of(error)
+    code, text = CODES[reason], cut(f"{error.field}: {error.message}" if error.field else error.message)
     status = status_pb2.Status(code=code.value[0], message=text)
-    for detail in _details(error, reason, text):
+    for detail in _details(error, reason, cut(error.message)):
         status.details.add().Pack(detail)
     return code, text, ((DETAILS_KEY, status.SerializeToString()),)
 

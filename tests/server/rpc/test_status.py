@@ -40,7 +40,9 @@ def test_a_reason_that_is_not_in_the_catalogue_gives_way_to_that_of_the_class() 
 
 
 def test_a_field_at_fault_is_named() -> None:
-    (violation,) = details(errors.BadRequest("too long", field="spec.type"))["BadRequest"].field_violations
+    error = errors.BadRequest("too long", field="spec.type")
+    assert trailers(error)[1] == "spec.type: too long"
+    (violation,) = details(error)["BadRequest"].field_violations
     assert (violation.field, violation.description) == ("spec.type", "too long")
 
 

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from agenthive_server.kernel.events import Event, EventType, Severity
 
-from . import agents, tasks
+from . import agents, attempts, tasks
 from .values import set_time
 
 _log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _agent(fact: Any, value: Any) -> None:
 
 _MESSAGES: Final[dict[str, Callable[[str], Write]]] = {
     "google.protobuf.Timestamp": _time,
-    "agenthive.v1.TaskError": lambda name: lambda fact, value: tasks.fill_error(getattr(fact, name), value),
+    "agenthive.v1.TaskError": lambda name: lambda fact, value: attempts.fill_error(getattr(fact, name), value),
     "agenthive.v1.Task": lambda name: lambda fact, value: tasks.fill_task(getattr(fact, name), value, brief=True),
     # The record and what is shown of it, as a pair.
     "agenthive.v1.Agent": lambda name: _agent,

@@ -13,7 +13,7 @@ from agenthive_server.kernel.errors import BadRequest
 from agenthive_server.kernel.sessions import RunnerCapacity
 from agenthive_server.rpc import validate
 
-from . import agents, tasks
+from . import agents, attempts
 from .messages import urgency_from
 from .values import payload_from, required_payload
 
@@ -94,12 +94,12 @@ def _hand_back(message: pb.TaskHandBack, at: str) -> items.HandBack:
 
 def _result(message: pb.TaskResult, at: str) -> items.Result:
     task_id, epoch = _task(message, at)
-    usage = tasks.usage_from(message.usage, f"{at}.usage") if message.HasField("usage") else None
+    usage = attempts.usage_from(message.usage, f"{at}.usage") if message.HasField("usage") else None
     outcome = message.WhichOneof("outcome")
     if outcome == "result":
         return items.Result(task_id, epoch, result=payload_from(message.result, f"{at}.result"), usage=usage)
     if outcome == "error":
-        return items.Result(task_id, epoch, error=tasks.error_from(message.error, f"{at}.error"), usage=usage)
+        return items.Result(task_id, epoch, error=attempts.error_from(message.error, f"{at}.error"), usage=usage)
     if outcome == "canceled":
         text = message.canceled[: validate.REASON_TEXT].replace("\x00", "")
         return items.Result(task_id, epoch, canceled=text, usage=usage)
@@ -110,7 +110,7 @@ def _ask(message: pb.TaskInputRequest, at: str) -> items.Ask:
     task_id, epoch = _task(message, at)
     if not message.HasField("request"):
         raise BadRequest("required", field=f"{at}.request")
-    question = tasks.question_from(message.request, f"{at}.request")
+    question = attempts.question_from(message.request, f"{at}.request")
     return items.Ask(task_id, epoch, question, _checkpoint(message.checkpoint, at))
 
 
@@ -180,7 +180,7 @@ def beat_from(message: pb.TaskBeat, at: str) -> items.Beat:
         fraction=validate.real(message.fraction, 0.0, 1.0, f"{at}.fraction") if has("fraction") else None,
         text=validate.text(text, f"{at}.text", 1_024) if has("text") else None,
         checkpoint=_checkpoint(message.checkpoint, at) if has("checkpoint") else None,
-        usage=tasks.usage_from(message.usage, f"{at}.usage") if has("usage") else None,
+        usage=attempts.usage_from(message.usage, f"{at}.usage") if has("usage") else None,
         context_usage=validate.real(message.context_usage, 0.0, 1.0, f"{at}.context_usage")
         if has("context_usage")
         else None,

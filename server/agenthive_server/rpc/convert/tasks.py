@@ -11,30 +11,24 @@ from agenthive_server.kernel.errors import BadRequest
 from agenthive_server.kernel.tasks import (
     DEFAULT_RETRY,
     DEFAULT_TIMEOUTS,
-    Attempt,
     ChildrenPolicy,
     DependencyPolicy,
-    ErrorClass,
-    Lease,
     Progress,
-    Question,
     RetryPolicy,
     Strategy,
     Task,
-    TaskError,
     TaskSpec,
     TaskState,
     Timeouts,
-    Usage,
     make_spec,
 )
 from agenthive_server.rpc import validate
 
-from .values import EnumTable, fill_json, fill_payload, json_from, payload_from, set_span, set_time
+from .attempts import REASON, fill_attempts, fill_error, fill_lease, fill_progress, fill_question
+from .values import EnumTable, fill_payload, payload_from, set_span, set_time
 
 STATES: Final = EnumTable(pb.TaskState.DESCRIPTOR, "TASK_STATE_", TaskState)
 STRATEGIES: Final = EnumTable(pb.RoutingStrategy.DESCRIPTOR, "ROUTING_STRATEGY_", Strategy)
-ERROR_CLASSES: Final = EnumTable(pb.TaskErrorClass.DESCRIPTOR, "TASK_ERROR_CLASS_", ErrorClass)
 _DEPENDENCY: Final = EnumTable(pb.DependencyPolicy.DESCRIPTOR, "DEPENDENCY_POLICY_", DependencyPolicy)
 _CHILDREN: Final = EnumTable(pb.ChildrenPolicy.DESCRIPTOR, "CHILDREN_POLICY_", ChildrenPolicy)
 
@@ -42,8 +36,6 @@ _PLAIN: Final = (
     *("title", "fairness_key", "role", "agent_id", "affinity_key", "parent_task_id"),
     *("exclusive", "requires_review"),
 )
-_REASON: Final = 63
-_MAX_NUMBER: Final = 2**53
 
 
 def spec_from(message: pb.TaskSpec, at: str) -> TaskSpec:
@@ -78,7 +70,7 @@ def _retry(message: pb.RetryPolicy, at: str) -> RetryPolicy:
         maximum_attempts=validate.or_default(
             message.maximum_attempts, usual.maximum_attempts, 1, 1_000, f"{at}.maximum_attempts"
         ),
-        non_retryable_reasons=validate.texts(message.non_retryable_reasons, f"{at}.non_retryable_reasons", 64, _REASON),
+        non_retryable_reasons=validate.texts(message.non_retryable_reasons, f"{at}.non_retryable_reasons", 64, REASON),
     )
 
 
@@ -137,40 +129,6 @@ _SPEC_FIELDS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
 """The fields of a specification: what they are called in the kernel, and what reads and checks them."""
 
 
-def error_from(message: pb.TaskError, at: str) -> TaskError:
-    """Return why an attempt failed, as a worker says it; texts are cut, not refused."""
-    delay = message.next_retry_delay
-    return TaskError(
-        error_class=ERROR_CLASSES.read(message.error_class, f"{at}.error_class", ErrorClass.TOOL),
-        reason=message.reason[:_REASON].replace("\x00", ""),
-        message=message.message[: validate.LONG_TEXT].replace("\x00", ""),
-        next_retry_delay=validate.span(delay, f"{at}.next_retry_delay")
-        if message.HasField("next_retry_delay")
-        else None,
-    )
-
-
-def usage_from(message: pb.Usage, at: str) -> Usage:
-    """Return consumption; raises `BadRequest` for negative numbers."""
-    return Usage(
-        input_tokens=validate.between(message.input_tokens, 0, _MAX_NUMBER, f"{at}.input_tokens"),
-        output_tokens=validate.between(message.output_tokens, 0, _MAX_NUMBER, f"{at}.output_tokens"),
-        cost_micros=validate.between(message.cost_micros, 0, _MAX_NUMBER, f"{at}.cost_micros"),
-    )
-
-
-def question_from(message: pb.InputRequest, at: str) -> Question:
-    """Return a question to a human."""
-    return Question(
-        question=validate.required_text(message.question, f"{at}.question", validate.LONG_TEXT),
-        schema=json_from(message.schema, f"{at}.schema") if message.HasField("schema") else "",
-        default=payload_from(message.default_answer, f"{at}.default_answer")
-        if message.HasField("default_answer")
-        else None,
-        release_slot=message.release_slot,
-    )
-
-
 def fill_task(message: pb.Task, task: Task, progress: Progress | None = None, *, brief: bool = False) -> None:
     """Write a task; `brief` leaves out payloads and progress, as lists and snapshots do."""
     message.task_id = task.id
@@ -184,19 +142,19 @@ def fill_task(message: pb.Task, task: Task, progress: Progress | None = None, *,
         message.attempt = task.attempt
         message.counted_attempts = task.counted_attempts
     if task.lease is not None:
-        _fill_lease(message.lease, task.lease)
+        fill_lease(message.lease, task.lease)
     if task.waiting_on:
         message.waiting_on.extend(task.waiting_on)
     set_time(message.create_time, task.create_time)
     set_time(message.update_time, task.update_time)
     if task.attempts:
-        _fill_attempts(message, task.attempts)
+        fill_attempts(message, task.attempts)
     if task.terminal or task.attempts or task.result is not None or task.question is not None:
         _fill_outcome(message, task, brief=brief)
     if task.state is TaskState.RETRY_WAIT and task.retry_time:
         set_time(message.retry_time, task.retry_time)
     if progress is not None and not brief:
-        _fill_progress(message.progress, progress)
+        fill_progress(message.progress, progress)
 
 
 def _fill_outcome(message: pb.Task, task: Task, *, brief: bool) -> None:
@@ -205,7 +163,7 @@ def _fill_outcome(message: pb.Task, task: Task, *, brief: bool) -> None:
     if task.error is not None:
         fill_error(message.error, task.error)
     if task.question is not None:
-        _fill_question(message.input_request, task.question, brief=brief)
+        fill_question(message.input_request, task.question, brief=brief)
     if task.output_blob_id:
         message.output_blob_id = task.output_blob_id
     if task.end_time:
@@ -260,56 +218,3 @@ def _fill_timeouts(message: pb.TaskTimeouts, timeouts: Timeouts) -> None:
         set_span(message.progress_timeout, timeouts.progress)
     if timeouts.input:
         set_span(message.input_timeout, timeouts.input)
-
-
-def _fill_lease(message: pb.Lease, lease: Lease) -> None:
-    message.agent_id = lease.agent_id
-    message.session_id = lease.session_id
-    message.lease_epoch = lease.epoch
-    set_time(message.assign_time, lease.assign_time)
-    if lease.start_time:
-        set_time(message.start_time, lease.start_time)
-
-
-def _fill_attempts(message: pb.Task, attempts: Sequence[Attempt]) -> None:
-    for attempt in attempts:
-        entry = message.attempts.add(
-            number=attempt.number, agent_id=attempt.agent_id, lease_epoch=attempt.epoch, counted=attempt.counted
-        )
-        set_time(entry.assign_time, attempt.assign_time)
-        if attempt.start_time:
-            set_time(entry.start_time, attempt.start_time)
-        set_time(entry.end_time, attempt.end_time)
-        if attempt.error is not None:
-            fill_error(entry.error, attempt.error)
-
-
-def fill_error(message: pb.TaskError, error: TaskError) -> None:
-    """Write why an attempt failed."""
-    message.error_class = ERROR_CLASSES.numbers[error.error_class]  # type: ignore[assignment]  # as above
-    message.reason = error.reason
-    message.message = error.message
-    if error.next_retry_delay is not None:
-        set_span(message.next_retry_delay, error.next_retry_delay)
-
-
-def _fill_question(message: pb.InputRequest, question: Question, *, brief: bool) -> None:
-    message.question = question.question
-    if question.schema:
-        fill_json(message.schema, question.schema)
-    if question.default is not None and not brief:
-        fill_payload(message.default_answer, question.default)
-    message.release_slot = question.release_slot
-
-
-def _fill_progress(message: pb.TaskProgress, progress: Progress) -> None:
-    message.fraction = progress.fraction
-    message.text = progress.text
-    usage = progress.usage
-    if usage is not None:
-        message.usage.input_tokens = usage.input_tokens
-        message.usage.output_tokens = usage.output_tokens
-        message.usage.cost_micros = usage.cost_micros
-    message.context_usage = progress.context_usage
-    message.checkpoint = progress.checkpoint
-    set_time(message.update_time, progress.update_time)

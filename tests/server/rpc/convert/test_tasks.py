@@ -18,7 +18,8 @@ from agenthive_server.kernel.tasks import (
     TaskState,
     Usage,
 )
-from agenthive_server.rpc.convert.tasks import error_from, fill_spec, fill_task, question_from, spec_from
+from agenthive_server.rpc.convert.attempts import error_from, question_from
+from agenthive_server.rpc.convert.tasks import fill_spec, fill_task, spec_from
 from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
