@@ -25,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as ended:  # how typer ends after it has answered a shell
         return ended.code if isinstance(ended.code, int) else 0
     except BrokenPipeError:
-        # The reader went away; nobody is to hear of what Python still wants to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from agenthive.cli.terminal import let_go_of_stdout
+
+        let_go_of_stdout()
         return 141
 
 

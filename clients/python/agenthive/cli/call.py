@@ -10,7 +10,7 @@ import typer
 
 from agenthive.cli.failures import ExitCode, Failure, exit_code, failure_document, sentence
 from agenthive.cli.options import settings_of
-from agenthive.cli.terminal import Terminal
+from agenthive.cli.terminal import Terminal, let_go_of_stdout
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,6 +36,9 @@ def run(context: typer.Context, body: Body) -> None:
         code = asyncio.run(_connected(settings, terminal, body))
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        let_go_of_stdout()
+        code = ExitCode.BROKEN_PIPE
     if code:
         raise typer.Exit(code)
 

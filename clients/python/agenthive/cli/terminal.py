@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import suppress
 from functools import cached_property
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 _UNBOUNDED: Final = 100_000
 """Width where nobody looks: what goes into a file or a pipe is never cut."""
+
+
+def let_go_of_stdout() -> None:
+    """Forget what was not written yet: the reader went away, and Python would complain when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminal:
@@ -42,7 +48,12 @@ class Terminal:
         from rich.console import Console
 
         watched = stream.isatty()
-        return Console(
+
+        class PipedConsole(Console):
+            def on_broken_pipe(self) -> None:
+                raise BrokenPipeError  # rich would end the program itself, as a failure
+
+        return PipedConsole(
             file=stream,
             no_color=self._no_color or None,
             width=None if watched else _UNBOUNDED,

@@ -123,10 +123,11 @@ class _Watch:
             await asyncio.sleep(self._interval)
 
     async def lines(self, terminal: Terminal, server: str) -> None:
-        """Write the picture again and again, for a file or a script."""
-        async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(follow=True))
-            while not reader.done():
+        """Write the picture again and again, for a file or a script, until the server does not answer."""
+        from agenthive.waiting import first_of
+
+        async def write() -> None:
+            while True:
                 await self.look()
                 if terminal.json:
                     terminal.line(self.board.document(now()))
@@ -134,13 +135,17 @@ class _Watch:
                     terminal.table(_picture(self.board, server, terminal, height=None))
                 await asyncio.sleep(self._interval)
 
+        await first_of(self._read(follow=True), write())
+
     async def until_quit(self, quits: asyncio.Event) -> None:
         """Keep the board up to date until the event is set."""
-        async with asyncio.TaskGroup() as group:
-            loops = [group.create_task(self._read(follow=True)), group.create_task(self.keep())]
-            await quits.wait()
-            for each in loops:
-                each.cancel()
+        from agenthive.waiting import first_of
+
+        await first_of(self._read(follow=True), self.keep(), _wait(quits))
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _live(watch: _Watch, terminal: Terminal, server: str) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -82,3 +87,37 @@ def test_the_picture_fits_the_terminal(fake: Any, width: int, height: int) -> No
     assert len(lines) <= height
     assert max(len(line) for line in lines) <= width
     assert "more" in captured.get()
+
+
+def test_the_live_view_ends_with_q_and_leaves_the_terminal_as_it_was(busy: Any) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    code = "import sys; from agenthive.cli.app import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--server", busy.target, "top", "--interval", "200ms"]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=subprocess.PIPE) as process:
+        seen = b""
+        while b"reviewer" not in seen:
+            seen += os.read(ours, 65536)
+        os.write(ours, b"q")
+        while b"\x1b[?1049l" not in seen:  # back from the alternate screen
+            seen += os.read(ours, 65536)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert termios.tcgetattr(theirs) == before
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_into_a_pipe_it_is_written_again_and_again(busy: Any) -> None:
+    code = "import sys; from agenthive.cli.app import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "--server", busy.target, "top", "--interval", "200ms", "-o", "json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first, second = process.stdout.readline(), process.stdout.readline()
+        assert b'"held_tasks"' in first
+        assert b'"held_tasks"' in second
+        process.stdout.close()
+        assert process.wait(20) == 141
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
