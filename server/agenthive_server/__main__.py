@@ -62,8 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run the server. Prints one line on stdout when it is serving. SIGTERM or Ctrl-C drains and stops; a second one"
-        " skips the waiting."
+        "Run the server. Prints one line on stdout when it is serving. SIGTERM or Ctrl-C drains and stops; a second"
+        " one skips the waiting."
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     parser.add_argument(
@@ -84,8 +84,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _add_runner(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Run agents on this machine for a server. SIGTERM or Ctrl-C hands held tasks back and stops the agents; a second"
-        " one kills them. Exits with 69 when no server answered for the orphan timeout."
+        "Run agents on this machine for a server. SIGTERM or Ctrl-C hands held tasks back and stops the agents; a"
+        " second one kills them. Exits with 69 when no server answered for the orphan timeout."
     )
     parser.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: 127.0.0.1:50051")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The composition root: the one module that knows every other, builds them with plain arguments, and stops them in order."""
+"""The composition root: the one module that knows every other, builds them, and stops them in order."""
 
 from __future__ import annotations
 
@@ -169,7 +169,8 @@ class App:
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
 
-    # What follows a commit: bound late, because the kernel is built with the committer ---------------------------------
+    # What follows a commit: bound late, because the kernel is built with the committer
+    # ---------------------------------
 
     def _settled(self, group: object) -> None:
         self.kernel.settled(group)  # type: ignore[arg-type]  # the committer's own type

@@ -1,4 +1,4 @@
-"""STARTING → READY → DRAINING → STOPPED: background loops that are kept alive, signals, and the lag of the event loop."""
+"""STARTING → READY → DRAINING → STOPPED: background loops kept alive, signals, the lag of the event loop."""
 
 from __future__ import annotations
 

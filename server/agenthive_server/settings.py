@@ -1,4 +1,4 @@
-"""Settings: one TOML file, then `AGENTHIVE_*` variables, then flags; every key with its default; an unknown key is an error.
+"""Settings: one TOML file, then `AGENTHIVE_*` variables, then flags; an unknown key is an error.
 
 `AGENTHIVE_SERVER__LISTEN` stands for `listen` in `[server]`. Durations are in seconds and say so in their names.
 """
@@ -32,7 +32,8 @@ class ServerSettings(Table):
     data_dir: str = ""
     # Store URL: `sqlite:///PATH`, or `memory:` for a hive that forgets everything. Empty: SQLite in the data directory.
     store: str = ""
-    # SQLite's `synchronous`: FULL survives loss of power; NORMAL survives `kill -9` but may lose the last commits with the power.
+    # SQLite's `synchronous`: FULL survives loss of power; NORMAL survives `kill -9` but may lose the last commits
+    # with the power.
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
     # Listen beyond loopback without protection. Logged at every start.
     insecure: bool = False
@@ -105,7 +106,8 @@ class FleetAgent(Table):
 
     # Its id.
     id: str
-    # The command and its arguments; not a shell line. `{python}` is the interpreter of the server, `{config_dir}` the folder of this file.
+    # The command and its arguments; not a shell line. `{python}` is the interpreter of the server, `{config_dir}` the
+    # folder of this file.
     command: list[str]
     # `task`: a process for each task; `agent`: one process that takes tasks as JSON lines.
     mode: Literal["task", "agent"] = "task"
@@ -138,13 +140,16 @@ class SettingsError(Exception):
 def load(
     path: Path | None = None, *, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
 ) -> Settings:
-    """Read the settings: file, then environment, then `flags` (by dotted name, None left out). Raises `SettingsError`."""
+    """Read the settings: file, then environment, then `flags` (by dotted name, None left out).
+
+    Raises `SettingsError`.
+    """
     text = _read(path)
     try:
         raw: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not valid TOML: {error}") from None
-    variables = os.environ if environ is None else environ  # noqa: TID251 - the one place that reads the environment
+    variables = os.environ if environ is None else environ
     overrides: dict[str, Any] = {}
     for name, value in variables.items():
         if name.startswith(PREFIX) and "__" in name:
@@ -238,7 +243,7 @@ def _line_of(steps: str, text: str) -> int:
     if not found:
         return 0
     table, index, key = found[1], int(found[2] or 0), found[3]
-    here = best = count = 0
+    best = count = 0
     inside = False
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[\[?\s*([\w.]+)\s*\]", line)
@@ -254,10 +259,13 @@ def _line_of(steps: str, text: str) -> int:
                 best = number
             if inside and key and header[1] == f"{table}.{key}":
                 return number
-        elif inside and key and re.match(rf"\s*{re.escape(key)}\s*=", line):
-            here = number
-            return here
-        elif not found[3] and re.match(rf"\s*{re.escape(table)}\s*=", line):
+        elif (
+            inside
+            and key
+            and re.match(rf"\s*{re.escape(key)}\s*=", line)
+            or not found[3]
+            and re.match(rf"\s*{re.escape(table)}\s*=", line)
+        ):
             return number
     return best
 
@@ -266,5 +274,5 @@ def data_dir(settings: Settings) -> Path:
     """Return the folder of the data: as set, else `$XDG_DATA_HOME/agenthive` or `~/.local/share/agenthive`."""
     if settings.server.data_dir:
         return Path(settings.server.data_dir)
-    base = os.environ.get("XDG_DATA_HOME")  # noqa: TID251 - the one place that reads the environment
+    base = os.environ.get("XDG_DATA_HOME")
     return (Path(base) if base else Path.home() / ".local" / "share") / "agenthive"

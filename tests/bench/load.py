@@ -1,6 +1,7 @@
 """The load: a client process that prints what it measured as one JSON line.
 
-`python -m tests.bench.load KIND TARGET SECONDS IN_FLIGHT [BATCH]`. Stubs are used bare, without the client library, so that
+`python -m tests.bench.load KIND TARGET SECONDS IN_FLIGHT [BATCH]`. Stubs are used bare, without the client library,
+so that
 the server is what is measured; the worker of `delegate` and `batch` lives in this process too.
 """
 

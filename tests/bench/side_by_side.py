@@ -1,4 +1,4 @@
-"""What every figure needs: servers in processes of their own, their CPU and memory, the disk's sync, interleaved rounds."""
+"""What every figure needs: servers in their own processes, their CPU and memory, the disk's sync, rounds."""
 
 from __future__ import annotations
 
@@ -68,7 +68,16 @@ def echo_server() -> Iterator[Process]:
 def hive(*arguments: str, data_dir: str | None = None, env: dict[str, str] | None = None) -> Iterator[Process]:
     """A hive on SQLite with everything built in switched on, without runner."""
     with tempfile.TemporaryDirectory(prefix="hive-bench-") as made:
-        command = ["-m", "agenthive_server", "serve", "--no-runner", "--listen", "127.0.0.1:0", "--log-level", "warning"]
+        command = [
+            "-m",
+            "agenthive_server",
+            "serve",
+            "--no-runner",
+            "--listen",
+            "127.0.0.1:0",
+            "--log-level",
+            "warning",
+        ]
         process = start(*command, "--data-dir", data_dir or made, *arguments, env=env)
         try:
             yield process

@@ -12,7 +12,7 @@ AgentStep = tuple[Agent, tuple[Event, ...]]
 """The agent as it becomes and the facts that tell of it."""
 
 STOP_MARGIN = 15.0
-"""Seconds beyond its grace after which a stop that was not confirmed is taken as done: the ladder's SIGTERM and SIGKILL."""
+"""Seconds beyond its grace after which a stop nobody confirmed is taken as done: SIGTERM and SIGKILL are over then."""
 
 
 def agent_event(kind: EventType, agent: Agent, **data: Any) -> Event:
@@ -78,7 +78,10 @@ def update(agent: Agent, spec: AgentSpec, *, now: float) -> AgentStep:
 
 
 def shut_down(agent: Agent, reason: str, grace: float | None, *, now: float, again: bool = False) -> AgentStep:
-    """Begin to stop it for good, or (`again`) to start it anew. An agent that is STOPPED, or not started, stops at once."""
+    """Begin to stop it for good, or (`again`) to start it anew.
+
+    An agent that is STOPPED, or not started, stops at once.
+    """
     if agent.state is AgentState.STOPPED:
         return agent, ()
     wanted = Wanted.RUNNING if again else Wanted.STOPPED

@@ -28,7 +28,7 @@ class NewAgent:
 
 @dataclass(frozen=True, slots=True)
 class ShownAgent:
-    """What callers see beside the record: the state by name as in the protos, open leases, context usage from 0 to 1."""
+    """What callers see beside the record: the state's name in the protos, open leases, context usage from 0 to 1."""
 
     state: str
     open_leases: int
@@ -118,7 +118,10 @@ class AgentVerbs:
         return ShownAgent(state, leases, usage)
 
     async def update(self, caller: Caller, agent_id: str, spec: AgentSpec, revision: int) -> Agent:
-        """Change what an agent should be; its driver stays. Raises `Conflict` when the revision is not the current one."""
+        """Change what an agent should be; its driver stays.
+
+        Raises `Conflict` when the revision is not the current one.
+        """
 
         def change(agent: Agent) -> AgentStep:
             if revision and revision != agent.revision:

@@ -47,7 +47,8 @@ class NotLoaded(Exception):
 class View:
     """What one decision sees and what it wants changed.
 
-    Reading notes which changes in flight the decision rests on; writing collects a change set. A decision is run again after a
+    Reading notes which changes in flight the decision rests on; writing collects a change set. A decision is run
+    again after a
     conflict, so it must do nothing but read and write here.
     """
 
@@ -187,7 +188,8 @@ class Decisions:
     async def run(self, decide: Callable[[View], T]) -> T:
         """Decide, commit, and return what the decision answered, once everything it rests on is durable.
 
-        Raises what the decision raises; `Conflict` after many collisions; `StoreUnavailable` and `Overloaded` when it could
+        Raises what the decision raises; `Conflict` after many collisions; `StoreUnavailable` and `Overloaded` when it
+        could
         not be committed. Cancelling the caller does not take back a change set in flight.
         """
         extra: dict[Ref, Record | None] = {}

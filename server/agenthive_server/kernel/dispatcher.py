@@ -47,7 +47,10 @@ class Dispatcher:
                     await self._clock.sleep(PAUSE)
 
     async def wave(self) -> bool:
-        """Assign up to `WAVE` tasks in one change set; False when that could not be committed (nothing changed then)."""
+        """Assign up to `WAVE` tasks in one change set.
+
+        False when that could not be committed (nothing changed then).
+        """
         view = View(self._memory, {})
         chosen = self._fill(view)
         if not chosen:

@@ -98,9 +98,12 @@ _NO_LABELS: Mapping[str, str] = {}
 class Event:
     """A fact.
 
-    `sequence`, `last` and `time` are set once, by the store inside the committing transaction: `last` is the sequence of
-    the last event of the same change set, so that readers never split one. `data` holds the fields of the fact's message
-    in the protos by name (times as seconds since 1970, enums by name, errors as `TaskError`). `wire` caches the encoded form for all readers.
+    `sequence`, `last` and `time` are set once, by the store inside the committing transaction: `last` is the sequence
+    of
+    the last event of the same change set, so that readers never split one. `data` holds the fields of the fact's
+    message
+    in the protos by name (times as seconds since 1970, enums by name, errors as `TaskError`). `wire` caches the
+    encoded form for all readers.
     """
 
     type: EventType

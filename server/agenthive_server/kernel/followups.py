@@ -1,6 +1,7 @@
-"""What one event entails for any number of records: releasing dependents, cancelling children, ending leases, fanning out.
+"""What one event entails for any number of records: dependents released, children canceled, leases ended, mail sent.
 
-A kernel handler with a stored cursor: it reads the log, acts in bounded change sets, and then moves its cursor. After a crash it
+A kernel handler with a stored cursor: it reads the log, acts in bounded change sets, and then moves its cursor. After
+a crash it
 acts again from the cursor; every action looks at the records as they are, so a repeat does nothing.
 """
 

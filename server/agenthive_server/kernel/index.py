@@ -1,4 +1,4 @@
-"""What follows from the records in memory: open leases, children, dependents, mail, deadlines, the dispatcher's pool."""
+"""What follows from the records in memory: open leases, children, dependents, mail, deadlines, the pool."""
 
 from __future__ import annotations
 

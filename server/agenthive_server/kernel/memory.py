@@ -1,6 +1,7 @@
 """The records in memory: open tasks, agents, sessions, messages, and what was changed lately.
 
-Each record has a *latest* state, which decisions build on, and a *committed* one, which callers are shown. They differ while
+Each record has a *latest* state, which decisions build on, and a *committed* one, which callers are shown. They
+differ while
 change sets are in flight. When a change set fails, the latest state falls back to the committed one; whatever was
 built on it fails too, because its expected revisions are then wrong.
 

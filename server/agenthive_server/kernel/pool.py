@@ -1,6 +1,7 @@
 """Free agents and waiting tasks, kept so that finding the next pair costs no more than the logarithm of their number.
 
-Agents with the same capabilities and role form a *group*; tasks with the same requirement form a *queue*. Which groups fit
+Agents with the same capabilities and role form a *group*; tasks with the same requirement form a *queue*. Which
+groups fit
 which queue is worked out once, when either appears. Inside a group, a heap for each strategy in use finds the best
 agent; entries of agents that have changed since are skipped.
 
@@ -54,7 +55,8 @@ class Group:
     def _catch_up(self) -> None:
         """Make the old entries of changed agents stale, and new ones for those that are free."""
         for agent in self._changed.values():
-            # Counted by the group: an agent that was forgotten and comes back must not match entries of its former self.
+            # Counted by the group: an agent that was forgotten and comes back must not match entries of its former
+            # self.
             self._changes += 1
             agent.version = self._changes
             if agent.key not in self.free:

@@ -15,7 +15,8 @@ from .records import Key, Kind, Record
 class Query:
     """A page of records of one namespace. Empty conditions are not applied.
 
-    Order: agents and sessions by id, everything else newest first by (create_time, id). `after` is the sort key of the last record of the
+    Order: agents and sessions by id, everything else newest first by (create_time, id). `after` is the sort key of
+    the last record of the
     page before (`(create_time, id)`, or `("", id)` where only the id counts); None begins.
     """
 
@@ -81,7 +82,7 @@ class Store(Protocol):
         """Return at most `query.limit` records in the query's order."""
 
     async def expired(self, kind: Kind, before: float, limit: int) -> list[Record]:
-        """Return records past their time: requests and terminal tasks older than `before`, messages expired before it."""
+        """Return records past their time: requests and terminal tasks older than `before`, expired messages."""
 
     async def read_events(self, after: int, limit: int) -> list[Event]:
         """Return events after a sequence in order, about `limit` of them, never ending inside a change set.
@@ -96,7 +97,10 @@ class Store(Protocol):
         """Return the ends of the event log."""
 
     async def compact(self, before: int, limit: int = 5_000) -> int:
-        """Remove up to `limit` events with a sequence below `before`, at change set boundaries; returns the new oldest sequence."""
+        """Remove up to `limit` events with a sequence below `before`, at change set boundaries.
+
+        Returns the new oldest sequence.
+        """
 
     async def put_blob(self, info: BlobInfo, chunks: AsyncIterator[bytes]) -> BlobInfo:
         """Store a blob durably; if it exists already, the existing one is returned and its time renewed."""
@@ -132,7 +136,7 @@ class Notifier(Protocol):
     def ring(self, head: int) -> None:
         """Tell everyone that the log has grown to `head`."""
 
-    async def wait(self, beyond: int, timeout: float) -> bool:
+    async def wait(self, beyond: int, timeout: float) -> bool:  # noqa: ASYNC109 - a poll's span is part of its meaning
         """Wait until the log has grown beyond a sequence; False after `timeout` seconds."""
 
 

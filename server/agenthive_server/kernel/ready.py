@@ -40,7 +40,7 @@ class FairClock:
 
 
 class FairLevel:
-    """Waiting tasks of one priority in one queue: fairness keys in turn by their weights, the oldest task of each first."""
+    """Waiting tasks of one priority in one queue: fairness keys in turn by weight, the oldest task of each first."""
 
     def __init__(self, clock: FairClock | None = None) -> None:
         self._clock = clock or FairClock()

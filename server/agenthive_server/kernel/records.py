@@ -99,7 +99,7 @@ class CursorRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class RoleRecord(Record):
-    """The right of one replica to act in a role (`id`), for example `dispatcher`, until `expire_time` of the database's clock."""
+    """The right of one replica to act in a role (`id`) until `expire_time` of the database's clock."""
 
     kind: ClassVar[Kind] = Kind.ROLE
 

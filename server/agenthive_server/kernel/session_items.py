@@ -280,7 +280,10 @@ class Link(Protocol):
     """The live stream of a session, as the kernel sees it. Both methods return at once and never raise."""
 
     def deliver(self, delivery: Delivery) -> None:
-        """Queue one thing to say. What is lost with the stream is said again from the records when the session resumes."""
+        """Queue one thing to say.
+
+        What is lost with the stream is said again from the records when the session resumes.
+        """
 
     def fence(self, error: KernelError) -> None:
         """End the stream with an error."""

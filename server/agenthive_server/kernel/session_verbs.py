@@ -60,7 +60,10 @@ def session_event(kind: EventType, session: Session, **data: object) -> Event:
 
 
 class SessionVerbs:
-    """What the edge calls for the streams of workers. Every write of a stream is checked against the session's record."""
+    """What the edge calls for the streams of workers.
+
+    Every write of a stream is checked against the session's record.
+    """
 
     def __init__(
         self,
@@ -90,8 +93,10 @@ class SessionVerbs:
     async def connect(self, namespace: str, principal: str, hello: Hello, link: Link) -> Welcome:
         """Open a session or resume one; the older stream of the session, and older sessions of its agents, are fenced.
 
-        When this returns the session is durable and `link` gets deliveries, beginning with what is owed. Raises `NotFound`
-        with SESSION_NOT_FOUND (the session to resume is over) or AGENT_NOT_FOUND (an agent that is not to be registered).
+        When this returns the session is durable and `link` gets deliveries, beginning with what is owed. Raises
+        `NotFound`
+        with SESSION_NOT_FOUND (the session to resume is over) or AGENT_NOT_FOUND (an agent that is not to be
+        registered).
         """
         session_id = hello.session_id or self._new_id()
         with self._contacts.expecting((namespace, session_id)):
@@ -249,7 +254,8 @@ class SessionVerbs:
     async def apply(self, namespace: str, session_id: str, epoch: int, entries: Sequence[Item]) -> list[Refusal]:
         """Apply the items of one or more frames; they are durable or refused when this returns.
 
-        Raises `SessionFenced` when the stream is not the session's current one, `StoreUnavailable` and `Overloaded` when nothing
+        Raises `SessionFenced` when the stream is not the session's current one, `StoreUnavailable` and `Overloaded`
+        when nothing
         was applied and the worker has to send the frames again.
         """
         key = (namespace, session_id)
@@ -371,7 +377,10 @@ class SessionVerbs:
     # The end of contact ---------------------------------------------------------------------------------------------
 
     async def lost(self, namespace: str, session_id: str, epoch: int, reason: str) -> None:
-        """Note that the stream of a session broke: SUSPECT; its leases go on for the grace. Later streams are not touched."""
+        """Note that the stream of a session broke: SUSPECT; its leases go on for the grace.
+
+        Later streams are not touched.
+        """
         key = (namespace, session_id)
         self._contacts.drop(key, epoch)
 

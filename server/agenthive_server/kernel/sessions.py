@@ -1,6 +1,7 @@
 """Sessions: the record of one worker's contact.
 
-OPEN ⇄ SUSPECT (the stream broke; leases go on for the grace) → ended, which removes the record. `epoch` grows each time a stream
+OPEN ⇄ SUSPECT (the stream broke; leases go on for the grace) → ended, which removes the record. `epoch` grows each
+time a stream
 takes the session over; every write of a stream is checked against the record, so an older stream changes nothing.
 """
 

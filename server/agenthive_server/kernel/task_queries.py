@@ -73,7 +73,10 @@ class TaskQueries:
         return cast("list[Task]", await self._store.query(Kind.TASK, query))
 
     async def wait(self, namespace: str, task_id: str, *, timeout: float, until_attention: bool = False) -> Task:  # noqa: ASYNC109 - a long poll's span is part of its meaning, not a limit on the call
-        """Return the task once it is terminal (or wants attention); as it stands after `timeout` seconds or at drain."""
+        """Return the task once it is terminal (or wants attention).
+
+        As it stands after `timeout` seconds or at drain.
+        """
         key = (namespace, task_id)
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout

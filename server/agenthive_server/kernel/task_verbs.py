@@ -29,7 +29,10 @@ class NewTask:
 
 
 class TaskVerbs:
-    """Every method answers when what it changed is durable. A call with a known request id answers with the outcome as it stands now."""
+    """Every method answers when what it changed is durable.
+
+    A call with a known request id answers with the outcome as it stands now.
+    """
 
     def __init__(
         self, decisions: Decisions, index: Index, clock: Clock, new_id: NewId, *, maximum_queued: int = 1_000_000
@@ -44,7 +47,8 @@ class TaskVerbs:
     async def delegate(self, caller: Caller, tasks: Sequence[NewTask], *, use_existing: bool = False) -> list[Task]:
         """Accept tasks, all or none; returns them in the order given.
 
-        A task whose turn it is goes straight to a free agent. Raises `BadRequest` (dependency cycle, reused request id),
+        A task whose turn it is goes straight to a free agent. Raises `BadRequest` (dependency cycle, reused request
+        id),
         `NotFound` (pinned agent, parent, dependency), `Exists` (unless `use_existing`), `Overloaded` (queue full).
         """
         named = [(new.id or self._new_id(), new.spec) for new in tasks]

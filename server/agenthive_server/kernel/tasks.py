@@ -136,7 +136,10 @@ _BLANK_SPEC = TaskSpec(type="")
 
 
 def make_spec(**fields: Any) -> TaskSpec:
-    """Return a specification, as its constructor does, at a third of the cost. `labels` must not be changed afterwards."""
+    """Return a specification, as its constructor does, at a third of the cost.
+
+    `labels` must not be changed afterwards.
+    """
     return evolved(_BLANK_SPEC, fields)
 
 

@@ -160,7 +160,7 @@ def report(task: Task, result: Payload, *, now: float) -> Step:
 
 
 def fail_attempt(task: Task, error: TaskError, *, now: float, chance: float, progressed: bool = False) -> Step:
-    """End the attempt with an error and decide what follows: another attempt, FAILED, QUARANTINED, or CANCELED as asked.
+    """End the attempt with an error and decide what follows: another one, FAILED, QUARANTINED, or CANCELED as asked.
 
     `progressed`: the attempt had reported progress or a checkpoint, so a lost lease does not point at poison.
     """
