@@ -1,4 +1,4 @@
-"""A kernel in a box: real kernel, committer and memory store on a clock that tests move, with workers played by the test."""
+"""A kernel in a box: kernel, committer and memory store on a clock that tests move, with workers the tests play."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ async def open_hive(
     parts: list[Kernel] = []
     committer = Committer(
         made,
-        settled=lambda group: parts[0].settled(group),
-        failed=lambda group, error: parts[0].failed(group, error),
+        settled=lambda group: parts[0].settled(group),  # noqa: PLW0108 - there is no kernel yet
+        failed=lambda group, error: parts[0].failed(group, error),  # noqa: PLW0108 - there is no kernel yet
         clock=clock,
     )
     kernel = Kernel(
@@ -169,6 +169,8 @@ async def open_hive(
     await kernel.open()
     committing = asyncio.create_task(committer.run())
     loops = [asyncio.create_task(loop()) for loop in (*kernel.loops().values(), notifier.run)]
+    # Every loop has begun to wait before the test moves the clock.
+    await settle()
     try:
         yield Hive(kernel, made, committer, clock)
     finally:

@@ -21,9 +21,9 @@ CAPABILITIES = ("a", "b", "c")
 ROLES = ("", "coder", "tester")
 
 
-def _task(task_id: str, avoid: tuple[tuple[str, float], ...] = (), **spec: object) -> Task:
+def _task(task_id: str, **spec: object) -> Task:
     made = TaskSpec(**{"type": "work", **spec})  # type: ignore[arg-type]  # tests write fields by name
-    return Task(namespace=NAMESPACE, id=task_id, spec=made, state=TaskState.QUEUED, avoid=avoid)
+    return Task(namespace=NAMESPACE, id=task_id, spec=made, state=TaskState.QUEUED)
 
 
 def _agent(pool: Pool, name: str, **spec: object) -> Key:
@@ -85,7 +85,7 @@ def test_affinity_leads_back_to_the_agent_that_had_the_last_one() -> None:
 def test_an_avoided_agent_is_passed_over() -> None:
     pool = Pool()
     _agent(pool, "a")
-    task = _task("t", avoid=(("a", 10.0),))
+    task = _task("t").evolve(avoid=(("a", 10.0),))
     assert pool.choose(requirement_of(task, 5.0), task.spec, {}) is None
     assert pool.choose(requirement_of(task, 10.0), task.spec, {}) is not None
 
@@ -310,7 +310,8 @@ def test_the_agent_chosen_has_the_best_rank_and_no_closed_queue_has_an_agent_fre
 def test_finding_an_agent_costs_no_more_than_the_logarithm_of_their_number(
     strategy: Strategy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Finding the best passes an entry that has become stale (two comparisons a level) and adds one (at most one a level).
+    # Finding the best passes an entry that has become stale (two comparisons a level) and adds one (at most one a
+    # level).
     for count in (64, 512, 4096):
         assert _comparisons(count, strategy, monkeypatch) <= 3 * math.log2(count)
 
@@ -319,10 +320,10 @@ class _Counted(tuple[object, ...]):
     """A heap entry that counts how often it is compared."""
 
     __slots__ = ()
-    count = 0
+    seen = 0
 
     def __lt__(self, other: object) -> bool:
-        _Counted.count += 1
+        _Counted.seen += 1
         return tuple.__lt__(self, other)  # type: ignore[operator]  # entries are only compared with entries
 
 
@@ -344,14 +345,14 @@ def _comparisons(agents: int, strategy: Strategy, monkeypatch: pytest.MonkeyPatc
                 held.append(key)
             if held and len(held) > agents // 2:
                 pool.use(held.pop(dice.randrange(len(held))), -1)
-        _Counted.count = 0
+        _Counted.seen = 0
         rounds = 500
         for n in range(rounds):
             pool.put_task(_task(f"u{n}", strategy=strategy), 0.0)
             key = _dispatch_as(pool, strategy)
             assert key is not None
             pool.use(key, -1)
-    return _Counted.count / rounds
+    return _Counted.seen / rounds
 
 
 def _dispatch_as(pool: Pool, strategy: Strategy) -> Key | None:
