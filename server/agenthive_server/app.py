@@ -231,6 +231,7 @@ class App:
 
     def _services(self) -> Services:
         kernel, server = self.kernel, self.settings.server
+        self.messaging = MessagingMethods(kernel.messages)
         self.worker = WorkerMethods(kernel.sessions, _Output(kernel, self.output), self.clock)
         return Services(
             agents=AgentMethods(kernel.agents),
@@ -240,7 +241,7 @@ class App:
                 self.health.report, self._facts, (self._metrics, self.built_in.metrics, self.worker.metrics)
             ),
             worker=self.worker,
-            messaging=MessagingMethods(kernel.messages),
+            messaging=self.messaging,
             blobs=BlobMethods(self.store, self.clock, most_bytes=server.maximum_blob_bytes),
             plugins=PluginMethods(NoPlugins()),
         )
@@ -378,7 +379,8 @@ class _Output:
     ) -> None:
         """Take a chunk at once; one of a lease that is over is dropped."""
         task = self._kernel.memory.task((namespace, task_id))
-        if task is not None and task.lease is not None and task.lease.epoch == epoch:
+        lease = task.lease if task is not None else None
+        if task is not None and lease is not None and (lease.epoch, lease.session_id) == (epoch, session_id):
             self._hub.append(task, task.attempt, offset, data, stream)
 
 

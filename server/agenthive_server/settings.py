@@ -23,7 +23,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A table of the settings file."""
 
 
-class ServerSettings(Table):
+class ServerSettings(Table, frozen=True, kw_only=True):
     """`[server]`: where it listens, where its data lie, how it stops."""
 
     # HOST:PORT. Beyond loopback only with `insecure = true`, until TLS and authentication are configured.
@@ -60,7 +60,7 @@ class ServerSettings(Table):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
-class LimitSettings(Table):
+class LimitSettings(Table, frozen=True, kw_only=True):
     """`[limits]`: the kernel's spans and bounds."""
 
     accept_timeout_seconds: float = 10.0
@@ -91,7 +91,7 @@ class LimitSettings(Table):
         )
 
 
-class RunnerSettings(Table):
+class RunnerSettings(Table, frozen=True, kw_only=True):
     """`[runner]`: the local runner."""
 
     labels: dict[str, str] = {}
@@ -101,7 +101,7 @@ class RunnerSettings(Table):
     orphan_timeout_seconds: float = 300.0
 
 
-class FleetAgent(Table):
+class FleetAgent(Table, frozen=True, kw_only=True):
     """`[[agents]]`: an agent that is there from the start, run by the local runner."""
 
     # Its id.
@@ -124,7 +124,7 @@ class FleetAgent(Table):
     cpu_seconds: int = 0
 
 
-class Settings(Table):
+class Settings(Table, frozen=True, kw_only=True):
     """Everything that can be set."""
 
     server: ServerSettings = ServerSettings()

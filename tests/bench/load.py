@@ -13,7 +13,8 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 import grpc
 from agenthive.v1 import orchestrator_service_pb2 as pb
@@ -116,11 +117,13 @@ class Worker:
                 which = control.WhichOneof("item")
                 if which == "assignment":
                     lease = control.assignment
-                    ref = {"task_id": lease.task_id, "lease_epoch": lease.lease_epoch}
-                    items.append(worker_service_pb2.WorkerItem(accept=worker_service_pb2.TaskAccept(**ref)))
-                    result = worker_service_pb2.TaskResult(result=payload_pb2.Payload(data=b"done"), **ref)
+                    task_id, epoch = lease.task_id, lease.lease_epoch
+                    accept = worker_service_pb2.TaskAccept(task_id=task_id, lease_epoch=epoch)
+                    done = payload_pb2.Payload(data=b"done")
+                    result = worker_service_pb2.TaskResult(task_id=task_id, lease_epoch=epoch, result=done)
+                    items.append(worker_service_pb2.WorkerItem(accept=accept))
                     items.append(worker_service_pb2.WorkerItem(result=result))
-                    names.append(lease.task_id)
+                    names.append(task_id)
                 elif which == "welcome":
                     self.ready.set()
             for acknowledged in [n for n in self._unacknowledged if n <= frame.acknowledged_frame]:
@@ -204,9 +207,8 @@ async def measure(kind: str, target: str, seconds: float, in_flight: int, batch:
     return await delegate(target, seconds, in_flight, batch)
 
 
-def main() -> None:
-    """Measure and print."""
-    kind, target, seconds, in_flight, *rest = sys.argv[1:]
+def run(work: Coroutine[Any, Any, dict[str, float]]) -> None:
+    """Run on uvloop where it is installed, and print what was measured."""
     try:
         import uvloop
 
@@ -214,8 +216,14 @@ def main() -> None:
     except ImportError:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
-        measured = runner.run(measure(kind, target, float(seconds), int(in_flight), int(rest[0]) if rest else 1))
+        measured = runner.run(work)
     sys.stdout.write(json.dumps(measured) + "\n")
+
+
+def main() -> None:
+    """Measure and print."""
+    kind, target, seconds, in_flight, *rest = sys.argv[1:]
+    run(measure(kind, target, float(seconds), int(in_flight), int(rest[0]) if rest else 1))
 
 
 if __name__ == "__main__":

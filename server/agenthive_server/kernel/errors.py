@@ -129,12 +129,12 @@ class DataLoss(KernelError):
 
 def agent_not_found(agent_id: str) -> NotFound:
     """Return the error for an agent that does not exist."""
-    return NotFound(f"no agent {agent_id!r} in this namespace", reason="AGENT_NOT_FOUND")
+    return NotFound(f"no agent {agent_id!r} in this namespace", reason="AGENT_NOT_FOUND", metadata={"agent_id": agent_id})
 
 
 def task_not_found(task_id: str) -> NotFound:
     """Return the error for a task that does not exist."""
-    return NotFound(f"no task {task_id!r} in this namespace", reason="TASK_NOT_FOUND")
+    return NotFound(f"no task {task_id!r} in this namespace", reason="TASK_NOT_FOUND", metadata={"task_id": task_id})
 
 
 def revision_mismatch(given: int, current: int) -> Conflict:
