@@ -216,6 +216,8 @@ class App:
         self.board.serve(serving=True)
         gc.collect()
         gc.freeze()
+        # Almost nothing here is cyclic; looking for it as often as Python does cost an eighth of a delegated task.
+        gc.set_threshold(50_000, 50, 100)
 
     def _listen(self) -> Server:
         server = self.settings.server

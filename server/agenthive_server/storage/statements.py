@@ -75,6 +75,14 @@ def insert_record(kind: Kind) -> str:
 
 
 @cache
+def insert_records(kind: Kind, count: int) -> str:
+    """Insert so many records at once: the values of `insert_record`, one record after the other."""
+    one = insert_record(kind)
+    _, _, values = one.partition("VALUES ")
+    return one + f", {values}" * (count - 1)
+
+
+@cache
 def update_record(kind: Kind) -> str:
     """Update where the revision is the old one: revision, the changing columns, body; namespace, id, old revision."""
     table = TABLES[kind]

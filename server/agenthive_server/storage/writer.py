@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted, Outcome, Rejected
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.events import Event
-from agenthive_server.kernel.records import Kind, Ref
+from agenthive_server.kernel.records import Key, Kind, Ref
 
 from . import statements
 from .codec import pack_events
@@ -44,6 +44,9 @@ class Draft:
     outcomes: list[Outcome] = field(default_factory=list)
     events: list[tuple[Event, int, int]] = field(default_factory=list)
     written: bool = False
+    # Revisions known before, and those found or written in this transaction, of rows that are checked often.
+    known: Mapping[Ref, int] = field(default_factory=dict)
+    found: dict[Ref, int] = field(default_factory=dict)
 
     def stamp(self) -> None:
         """Set what the events got in the transaction, now that it is committed."""
@@ -60,11 +63,24 @@ class GroupInDoubt(InDoubt):
         self.group_count = group_count
 
 
+TOGETHER = (32, 8)
+"""Rows inserted by one statement: a statement costs a turn of the interpreter's lock, a row then costs half."""
+
+CHECKED = frozenset({Kind.AGENT, Kind.SESSION})
+"""Kinds whose rows are checked with almost every change of another; their revisions are remembered."""
+
+MOST_REMEMBERED = 50_000
+
+
 class Writer:
-    """Writes groups. `load` is called with every new connection before anything else."""
+    """Writes groups. `load` is called with every new connection before anything else.
+
+    Nobody else writes to the file, so the revisions this writer committed or found are still those of the rows.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self._known: dict[Ref, int] = {}
         self.log_id = ""
         self.head = 0
         self.head_time = 0.0
@@ -72,6 +88,7 @@ class Writer:
 
     def load(self, db: sqlite3.Connection) -> None:
         """Read the head of the log."""
+        self._known.clear()
         self.log_id, self.head, self.head_time, self.group_count = db.execute(statements.SELECT_META).fetchone()
 
     def commit(self, db: sqlite3.Connection, group: Sequence[ChangeSet]) -> list[Outcome]:
@@ -90,6 +107,7 @@ class Writer:
         except InDoubt as error:
             raise GroupInDoubt(error.message, draft, self.group_count + 1) from error
         self.head, self.head_time, self.group_count = draft.head, draft.time, self.group_count + 1
+        self._remember(draft)
         draft.stamp()
         return draft.outcomes
 
@@ -108,7 +126,12 @@ class Writer:
 
     def _begin(self, db: sqlite3.Connection) -> Draft:
         db.execute("BEGIN IMMEDIATE")
-        return Draft(self.head, max(self.head_time, self._clock.now()))
+        return Draft(self.head, max(self.head_time, self._clock.now()), known=self._known)
+
+    def _remember(self, draft: Draft) -> None:
+        if len(self._known) > MOST_REMEMBERED:
+            self._known.clear()
+        self._known.update(draft.found)
 
 
 def _write_together(db: sqlite3.Connection, group: Sequence[ChangeSet], draft: Draft) -> None:
@@ -117,7 +140,7 @@ def _write_together(db: sqlite3.Connection, group: Sequence[ChangeSet], draft: D
     for changes in group:
         if fold.add(changes):
             raise _Stale
-    _put(db, fold)
+    _put(db, fold, draft)
     draft.outcomes.extend([COMMITTED] * len(group))
     _finish_draft(db, draft, fold, group)
 
@@ -131,7 +154,7 @@ def _write_validated(db: sqlite3.Connection, group: Sequence[ChangeSet], draft: 
         draft.outcomes.append(Conflicted(stale) if stale else COMMITTED)
         if not stale:
             stand.append(changes)
-    _put(db, fold)
+    _put(db, fold, draft)
     _finish_draft(db, draft, fold, stand)
 
 
@@ -163,16 +186,29 @@ def _revisions(db: sqlite3.Connection, group: Sequence[ChangeSet]) -> dict[Ref, 
     return found
 
 
-def _put(db: sqlite3.Connection, fold: Fold) -> None:
+def _put(db: sqlite3.Connection, fold: Fold, draft: Draft) -> None:
     for kind, rows in fold.rows().items():
+        for key, revision in rows.checks:
+            _check(db, kind, key, revision, draft)
         _put_rows(db, kind, rows)
+        if kind in CHECKED:
+            draft.found.update(((kind, key), 0) for key, _ in rows.deletes)
+            draft.found.update((record.ref, record.revision) for record, _ in rows.updates)
+            draft.found.update((record.ref, record.revision) for record in rows.inserts)
+
+
+def _check(db: sqlite3.Connection, kind: Kind, key: Key, revision: int, draft: Draft) -> None:
+    known = draft.known.get((kind, key))
+    if known is None:
+        row = db.execute(statements.select_revision(kind), key).fetchone()
+        known = row[0] if row else 0
+        if kind in CHECKED:
+            draft.found[kind, key] = known
+    if known != revision:
+        raise _Stale
 
 
 def _put_rows(db: sqlite3.Connection, kind: Kind, rows: Rows) -> None:
-    for key, revision in rows.checks:
-        row = db.execute(statements.select_revision(kind), key).fetchone()
-        if (row[0] if row else 0) != revision:
-            raise _Stale
     if rows.deletes:
         keys = [(*key, revision) for key, revision in rows.deletes]
         _require(db.executemany(statements.delete_record(kind), keys), len(keys))
@@ -182,7 +218,18 @@ def _put_rows(db: sqlite3.Connection, kind: Kind, rows: Rows) -> None:
         _require(db.executemany(statements.update_record(kind), updates), len(updates))
     if rows.inserts:
         to_new_row = insert_row(kind)
-        db.executemany(statements.insert_record(kind), [to_new_row(record) for record in rows.inserts])
+        _insert(db, kind, [to_new_row(record) for record in rows.inserts])
+
+
+def _insert(db: sqlite3.Connection, kind: Kind, rows: Sequence[Values]) -> None:
+    start = 0
+    for count in TOGETHER:
+        while len(rows) - start >= count:
+            values = [value for row in rows[start : start + count] for value in row]
+            db.execute(statements.insert_records(kind, count), values)
+            start += count
+    if start < len(rows):
+        db.executemany(statements.insert_record(kind), rows[start:])
 
 
 def _require(cursor: sqlite3.Cursor, rows: int) -> None:

@@ -27,6 +27,7 @@ def _records(name: str, *columns: sa.Column[Any]) -> None:
         sa.Column("revision", sa.BigInteger(), nullable=False),
         *columns,
         sa.Column("body", sa.LargeBinary(), nullable=False),
+        sqlite_with_rowid=name == "task",
     )
 
 
