@@ -30,12 +30,16 @@ BATCH = 200
 
 READ = 1_000
 SAVE_EVERY = 2_000
-"""Events after which the cursor is stored even if nothing was to be done."""
+SAVE_AFTER = 1.0
+"""Events, and seconds, after which the cursor is stored."""
 
 AGENT_GONE = frozenset(
     {EventType.AGENT_STOPPED, EventType.AGENT_FAILED, EventType.AGENT_LOST, EventType.AGENT_RESTARTING}
 )
 CANCELLING = frozenset({EventType.TASK_CANCEL_REQUESTED, EventType.TASK_CANCELED})
+
+FOLLOWED = TERMINAL_EVENTS | AGENT_GONE | CANCELLING | {EventType.SESSION_ENDED, EventType.MESSAGE_SENT}
+"""Events that may entail something."""
 
 CURSOR: Key = ("", "kernel/followups")
 
@@ -65,6 +69,7 @@ class Followups:
         self._chance = chance
         self.position = 0
         self._saved = 0
+        self._saved_at = 0.0
         self.failing = ""
 
     def begin(self) -> None:
@@ -78,10 +83,10 @@ class Followups:
             try:
                 events = await self._log.read(self.position, READ)
                 for event in events:
-                    await self.follow(event)
+                    if event.type in FOLLOWED:
+                        await self.follow(event)
                     self.position = event.sequence
-                if self.position - self._saved >= SAVE_EVERY or (not events and self.position != self._saved):
-                    await self._save()
+                await self._save_now_and_then()
                 self.failing = ""
             except CursorCompacted as gap:
                 _log.error("follow-ups missed events", extra={"oldest_cursor": gap.metadata.get("oldest_cursor")})
@@ -94,7 +99,11 @@ class Followups:
             if not events:
                 await self._notifier.wait(self.position, 1.0)
 
-    async def _save(self) -> None:
+    async def _save_now_and_then(self) -> None:
+        """Store the cursor: seldom, because acting again is harmless, and a commit for every few events is not."""
+        moved = self.position - self._saved
+        if not moved or (moved < SAVE_EVERY and self._clock.monotonic() - self._saved_at < SAVE_AFTER):
+            return
         position = self.position
 
         def decide(view: View) -> None:
@@ -104,6 +113,7 @@ class Followups:
 
         await self._decisions.run(decide)
         self._saved = position
+        self._saved_at = self._clock.monotonic()
 
     async def follow(self, event: Event) -> None:
         """Do what one event entails; harmless when repeated."""
@@ -137,7 +147,8 @@ class Followups:
         if key[1] not in task.waiting_on or not ended.terminal:
             return
         now = self._clock.now()
-        failed = ended.state is not TaskState.SUCCEEDED
+        # One that was canceled and waits for its children ends as canceled.
+        failed = ended.state is not TaskState.SUCCEEDED and task.state is not TaskState.CANCEL_REQUESTED
         if failed and task.spec.dependency_policy is DependencyPolicy.FAIL:
             step = transitions.fail_dependency(task, key[1], now=now)
         else:

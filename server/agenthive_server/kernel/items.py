@@ -108,6 +108,7 @@ def _hand_back(frame: Frame, item: HandBack) -> None:
         return
     if item.checkpoint:
         write_progress(frame.view, task, frame.now, checkpoint=item.checkpoint)
+    _answered(frame, task)
     step = transitions.give_back(task, "HANDED_BACK", now=frame.now)
     frame.view.put(_closed(frame, step[0], item.epoch), *step[1])
 
@@ -121,6 +122,7 @@ def _result(frame: Frame, item: Result) -> None:
     task = _held(frame, item.task_id, item.epoch)
     if task is None:
         return
+    _answered(frame, task)
     if item.usage is not None:
         write_progress(frame.view, task, frame.now, usage=item.usage)
     if item.result is not None:
@@ -143,8 +145,6 @@ def _ask(frame: Frame, item: Ask) -> None:
     task = _held(frame, item.task_id, item.epoch)
     if task is None or task.state is TaskState.INPUT_REQUIRED:
         return
-    if item.checkpoint:
-        write_progress(frame.view, task, frame.now, checkpoint=item.checkpoint)
     span = task.spec.timeouts.input
     question = item.question
     step = transitions.ask(
@@ -158,6 +158,9 @@ def _ask(frame: Frame, item: Ask) -> None:
         ),
         now=frame.now,
     )
+    _answered(frame, task)
+    if item.checkpoint:
+        write_progress(frame.view, task, frame.now, checkpoint=item.checkpoint)
     changed = step[0].evolve(reported_epoch=item.epoch) if question.release_slot else step[0]
     frame.view.put(changed, *step[1])
 

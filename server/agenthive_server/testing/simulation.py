@@ -175,7 +175,7 @@ class World:
     def _require_loops(incarnation: Incarnation) -> None:
         for loop in incarnation.loops:
             if loop.done():
-                raise AssertionError("a loop of the server has ended") from loop.exception()
+                raise AssertionError(f"a loop of the server has ended: {loop}") from loop.exception()
 
     async def call(self, verb: Callable[[Kernel], Coroutine[Any, Any, T]]) -> T:
         """Call the server; raises what the verb raises, and `Gone` when the caller gave up or the server died."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from agenthive_server.kernel.agents import AgentSpec
 from agenthive_server.kernel.errors import KernelError, NotFound, Overloaded, SessionFenced, StoreUnavailable
-from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.records import Payload
 from agenthive_server.kernel.session_items import (
     Accept,
@@ -193,11 +192,8 @@ class SimulatedWorker:
     async def _news(self, written: Awaitable[None]) -> None:
         from .simulation import Gone
 
-        async def wait(kernel: Kernel) -> None:
-            await written
-
         with suppress(Gone, KernelError):
-            await self._world.call(wait)
+            await self._world.call(lambda kernel: cast("Coroutine[Any, Any, None]", written))
 
     async def _edge_lost(self, link: SimulatedLink, session_id: str, epoch: int) -> None:
         """The edge notes the end of a stream; when that fails, the reaper has to."""
