@@ -11,13 +11,17 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agenthive import Worker
 from agenthive.client import Client
+from agenthive.errors import NotFound
 
 from agenthive_server.app import App
 from agenthive_server.settings import load
+from agenthive_server.testing.waiting import eventually
 
 START_LIMIT = 20.0
 """Seconds a server process may take to say SERVING."""
@@ -199,3 +203,24 @@ async def open_worker(target: str, agent_id: str, *arguments: str, folder: Path)
         yield worker
     finally:
         await worker.kill()
+
+
+@asynccontextmanager
+async def open_sdk_workers(client: Client, *workers: Worker) -> AsyncIterator[None]:
+    """Run workers in this process, once the server knows all their agents; they leave at the end without a word."""
+    running = [asyncio.create_task(worker.run()) for worker in workers]
+    try:
+        for worker in workers:
+            await eventually(partial(_in_contact, client, worker.agent_id), what=f"{worker.agent_id} is there")
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _in_contact(client: Client, agent_id: str) -> bool:
+    try:
+        return bool((await client.get_agent(agent_id)).session_id)
+    except NotFound:
+        return False
