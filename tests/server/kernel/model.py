@@ -89,7 +89,7 @@ class Model:
         self.current: dict[str, str] = {}
         self.orders = 0
 
-    # What callers do: each raises `LookupError` when it is to be refused ------------------------------------------------
+    # What callers do: each raises `LookupError` when it is to be refused
 
     def delegate(
         self, task_id: str, priority: int, maximum: int, review: bool, start_to_close: float, now: float

@@ -13,7 +13,15 @@ from agenthive_server.kernel.errors import BadRequest, NotFound, Overloaded, Ref
 from agenthive_server.kernel.events import EventType
 from agenthive_server.kernel.messages import MessageState, Urgency
 from agenthive_server.kernel.records import Kind, Payload
-from agenthive_server.kernel.session_items import Accept, Mail, MessagesDelivered, MessagesRead, Outgoing, Reject, Result
+from agenthive_server.kernel.session_items import (
+    Accept,
+    Mail,
+    MessagesDelivered,
+    MessagesRead,
+    Outgoing,
+    Reject,
+    Result,
+)
 from agenthive_server.testing.hive import NAMESPACE, Hive, PlayedWorker, open_hive
 
 HELLO = Payload(data=b"hello")
