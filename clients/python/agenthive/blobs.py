@@ -15,12 +15,13 @@ from agenthive.v1 import blob_service_pb2 as blobs
 from agenthive.waiting import Backoff, passing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator
 
     from agenthive.v1.blob_service_pb2 import Blob
 
 CHUNK_BYTES: Final = 1024 * 1024
 _TRIES: Final = 5
+_PACE: Final = 0.02  # seconds between two chunks, once more for each try that broke
 
 
 class BlobCalls(Connection):
@@ -35,10 +36,11 @@ class BlobCalls(Connection):
         deadline = timeout if timeout is not None else max(self.timeout, len(data) / (100 * 1024))
         backoff = Backoff()
         for tries in range(1, _TRIES + 1):
+            # A refusal that arrives while a chunk is being sent is lost in gRPC's client, which then says INTERNAL and
+            # no reason. The next try leaves it time to arrive between two chunks.
+            chunks = _upload(data, content_type, _PACE * (tries - 1))
             try:
-                call = self._blobs.UploadBlob(
-                    _upload(data, content_type), timeout=deadline, metadata=self._metadata, wait_for_ready=True
-                )
+                call = self._blobs.UploadBlob(chunks, timeout=deadline, metadata=self._metadata, wait_for_ready=True)
                 return (await call).blob
             except grpc.aio.AioRpcError as error:
                 failure = error_from_rpc(error)
@@ -80,8 +82,8 @@ def blob_id_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def _upload(data: bytes, content_type: str) -> Iterator[blobs.UploadBlobRequest]:
-    first = blobs.UploadBlobRequest(blob_id=blob_id_of(data), content_type=content_type, chunk=data[:CHUNK_BYTES])
-    yield first
+async def _upload(data: bytes, content_type: str, pause: float) -> AsyncIterator[blobs.UploadBlobRequest]:
+    yield blobs.UploadBlobRequest(blob_id=blob_id_of(data), content_type=content_type, chunk=data[:CHUNK_BYTES])
     for start in range(CHUNK_BYTES, len(data), CHUNK_BYTES):
+        await asyncio.sleep(pause)
         yield blobs.UploadBlobRequest(chunk=data[start : start + CHUNK_BYTES])
