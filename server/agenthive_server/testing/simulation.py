@@ -80,6 +80,7 @@ class World:
         self._ids = itertools.count(1)
         self._actors: list[asyncio.Task[None]] = []
         self._following = False
+        self._broken: Exception | None = None
         self._down_until = 0.0
 
     # Chance ---------------------------------------------------------------------------------------------------------
@@ -137,7 +138,12 @@ class World:
         parts: list[Kernel] = []
 
         def settled(group: Sequence[tuple[ChangeSet, Outcome]]) -> None:
-            parts[0].settled(group)
+            try:
+                parts[0].settled(group)
+            except Exception as error:
+                # The committer would only log it.
+                self._broken = error
+                raise
 
         def failed(group: Sequence[ChangeSet], error: KernelError) -> None:
             parts[0].failed(group, error)
@@ -204,6 +210,8 @@ class World:
 
     async def look(self, *, thoroughly: bool) -> None:
         """Check the invariants as things stand."""
+        if self._broken is not None:
+            raise AssertionError(f"what follows a commit failed: {self._broken!r}") from self._broken
         for actor in self._actors:
             if actor.done() and not actor.cancelled() and (error := actor.exception()) is not None:
                 raise error

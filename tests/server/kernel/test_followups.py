@@ -134,7 +134,7 @@ async def test_what_a_crash_interrupted_is_done_after_the_start() -> None:
         await hive.delegate("next", depends_on=("child",), required_capabilities=("nobody",))
         await hive.kernel.tasks.cancel(hive.caller(), "parent", "no")
         await hive.settle()
-        hive.kernel.followups.follow = _nothing  # type: ignore[assignment, method-assign]  # it dies before it acts
+        hive.kernel.followups.follow = _nothing  # type: ignore[method-assign]  # it dies before it acts
         position = hive.kernel.followups.position
         await hive.kernel.sessions.apply(NAMESPACE, "id-0-1", 1, [Result("child", 1, result=Payload(data=b"x"))])
         assert (await hive.task("parent")).state is S.CANCEL_REQUESTED

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 from agenthive_server.kernel.agent_verbs import NewAgent
 from agenthive_server.kernel.agents import Agent, AgentSpec, AgentState, RestartMode, RestartPolicy
-from agenthive_server.kernel.errors import Conflict, Exists, Refused
+from agenthive_server.kernel.changes import ChangeSet
+from agenthive_server.kernel.errors import Conflict, Exists, Overloaded, Refused
 from agenthive_server.kernel.events import EventType
 from agenthive_server.kernel.session_items import Accept, AgentReport, HandBack, Hello, HostedAgent, Start, Stop
 from agenthive_server.kernel.sessions import RunnerCapacity
@@ -347,3 +348,23 @@ async def test_spawning_is_all_or_none(hive: Hive) -> None:
     both = [NewAgent(id=name, spec=LOCAL) for name in ("b", "a")]
     made = await hive.kernel.agents.spawn(hive.caller(), both, use_existing=True)
     assert [agent.id for agent in made] == ["b", "a"]
+
+
+async def test_an_overload_is_waited_out(hive: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def full(changes: ChangeSet) -> None:
+        nonlocal calls
+        calls += 1
+        raise Overloaded("full")
+
+    await _spawn(hive, "a")
+    runner = await _runner(hive, drivers=("other",))
+    hello = Hello(session_id=runner.session_id, runner=RunnerCapacity(drivers=("process",)))
+    again = await hive.worker(hello=hello)
+    with monkeypatch.context() as patch:
+        patch.setattr(hive.kernel.decisions, "_submit", full)
+        await hive.advance(2.0)
+    assert 0 < calls < 30
+    await hive.advance(1.0)
+    assert _started(again) == [("a", False)]
