@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 150
+PATIENCE = 240
 
 pytestmark = pytest.mark.timeout(2 * PATIENCE)
 

@@ -30,6 +30,10 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text("utf-8")
 DOORS = sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *ROOT.glob("*/README.md")])
+PLACES = {
+    door: [ROOT / door.parent, *(ROOT / door.parent).glob("*"), ROOT / "server/agenthive_server"] for door in DOORS
+}
+"""Where a path in the text of a README may begin."""
 TOOLS = ["buf", *(["grpcurl"] if shutil.which("grpcurl") else [])]
 ADDRESS = "localhost:50051"
 LEFT_OUT = "..."
@@ -239,6 +243,8 @@ def test_what_a_readme_points_to_is_there(door: Path) -> None:
     text = (ROOT / door).read_text("utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text)]
     assert [link for link in links if not (ROOT / door.parent / link).exists()] == []
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.(?:py|proto|toml|yaml|txtpb))`", text)
+    assert [path for path in named if not any((place / path).exists() for place in PLACES[door])] == []
 
 
 def test_lines_may_be_left_out_where_the_readme_says_so_and_nowhere_else() -> None:

@@ -116,7 +116,8 @@ def add_folder(plan: Plan, folder: Folder) -> list[str]:
 
 def add_slow(plan: Plan, quick: bool) -> None:
     """Add one task that is in the middle long enough to lose its agent there, and one that is far too long."""
-    slow: dict[str, object] = {"folder": "server/agenthive_server/kernel" if quick else "server", "rest": 0.06}
+    # Progress comes about once a second: a few times over, so that there is a middle on a busy machine, too.
+    slow: dict[str, object] = {"folder": "server/agenthive_server/kernel", "rest": 0.1 if quick else 0.25}
     plan.add(MOVED, "count", slow, needs="count", title="Count, easy on the disk", priority=1)
     endless: dict[str, object] = {"folder": "server", "rest": 2.0}
     plan.add(CANCELED, "complexity", endless, needs="complexity", title="Analyse, very easy on the disk", priority=5)
