@@ -259,12 +259,8 @@ def _line_of(steps: str, text: str) -> int:
                 best = number
             if inside and key and header[1] == f"{table}.{key}":
                 return number
-        elif (
-            inside
-            and key
-            and re.match(rf"\s*{re.escape(key)}\s*=", line)
-            or not found[3]
-            and re.match(rf"\s*{re.escape(table)}\s*=", line)
+        elif (inside and key and re.match(rf"\s*{re.escape(key)}\s*=", line)) or (
+            not found[3] and re.match(rf"\s*{re.escape(table)}\s*=", line)
         ):
             return number
     return best

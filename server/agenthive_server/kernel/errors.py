@@ -129,7 +129,9 @@ class DataLoss(KernelError):
 
 def agent_not_found(agent_id: str) -> NotFound:
     """Return the error for an agent that does not exist."""
-    return NotFound(f"no agent {agent_id!r} in this namespace", reason="AGENT_NOT_FOUND", metadata={"agent_id": agent_id})
+    return NotFound(
+        f"no agent {agent_id!r} in this namespace", reason="AGENT_NOT_FOUND", metadata={"agent_id": agent_id}
+    )
 
 
 def task_not_found(task_id: str) -> NotFound:
