@@ -150,6 +150,7 @@ def _runner(options: argparse.Namespace) -> int:
         display_name=options.name,
         maximum_agents=options.maximum_agents,
         orphan_timeout=options.orphan_timeout,
+        search_path=settings.search_path(),
     )
     try:
         return _run(run_runner(options.server, config))

@@ -266,6 +266,11 @@ def _line_of(steps: str, text: str) -> int:
     return best
 
 
+def search_path() -> str:
+    """Return the PATH of this process: where a runner looks for the commands of its agents, and what they see."""
+    return os.environ.get("PATH", os.defpath)
+
+
 def data_dir(settings: Settings) -> Path:
     """Return the folder of the data: as set, else `$XDG_DATA_HOME/agenthive` or `~/.local/share/agenthive`."""
     if settings.server.data_dir:

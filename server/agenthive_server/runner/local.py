@@ -31,12 +31,12 @@ class LocalRunner:
         self._folder = data_dir / "runner"
         self._keep = keep
         self._process: asyncio.subprocess.Process | None = None
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
         """Start it, and start it again whenever it ends by itself, until cancelled or stopped."""
         pause = FIRST_PAUSE
-        while not self._stopping:
+        while not self._stopping.is_set():
             if _locked(self._folder):
                 await asyncio.sleep(1.0)
                 continue
@@ -49,7 +49,7 @@ class LocalRunner:
                 start_new_session=self._keep,
             )
             code = await self._process.wait()
-            if self._stopping:
+            if self._stopping.is_set():
                 return
             lived = asyncio.get_running_loop().time() - began
             pause = FIRST_PAUSE if lived > LONGEST_PAUSE else min(LONGEST_PAUSE, 2 * pause)
@@ -58,7 +58,7 @@ class LocalRunner:
 
     async def stop(self) -> None:
         """Stop it, wait until it has stopped its agents, kill it if it does not end. Does nothing with `keep`."""
-        self._stopping = True
+        self._stopping.set()
         if self._keep:
             return
         pid = self._process.pid if self._process and self._process.returncode is None else _living(self._folder)
