@@ -61,24 +61,30 @@ class LocalRunner:
         self._stopping.set()
         if self._keep:
             return
-        pid = self._process.pid if self._process and self._process.returncode is None else _living(self._folder)
-        if not pid:
+        # Ours may be about to find that one of an earlier server was faster: both have to go.
+        ours = self._process.pid if self._process and self._process.returncode is None else 0
+        pids = {ours, _living(self._folder)} - {0}
+        if not pids:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
+        _send(pids, signal.SIGTERM)
         try:
             async with asyncio.timeout(STOP_LIMIT):
                 await self._gone()
         except TimeoutError:
             _log.error("the local runner did not stop within %.0f s and is killed", STOP_LIMIT)
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            _send(pids, signal.SIGKILL)
 
     async def _gone(self) -> None:
         if self._process is not None and self._process.returncode is None:
             await self._process.wait()
         while _locked(self._folder):  # noqa: ASYNC110 - it may be another server's child, which nobody tells us of
             await asyncio.sleep(0.05)
+
+
+def _send(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _locked(folder: Path) -> bool:

@@ -78,8 +78,10 @@ class ProcessDriver:
         return await asyncio.shield(stop)
 
     def kill(self, handle: Handle) -> None:
-        """Kill every process of the agent."""
-        self._agents[handle.data].kill()
+        """Kill every process of the agent; one that has just ended by itself is no error."""
+        agent = self._agents.get(handle.data)
+        if agent is not None:
+            agent.kill()
 
     async def stats(self, handle: Handle) -> Stats:
         """Add up the processes that carry its marker."""
