@@ -49,14 +49,29 @@ async def test_a_runner_left_by_a_server_that_was_killed_is_found_by_what_it_wro
     assert _living(tmp_path / "runner") == 0
 
 
-async def test_a_local_runner_stops_the_runner_of_an_earlier_server(tmp_path: Path) -> None:
-    arguments = ["--server", "127.0.0.1:1", "--data-dir", str(tmp_path)]
-    first = LocalRunner(arguments, tmp_path, keep=False)
-    running = asyncio.create_task(first.run())
-    await eventually(lambda: _living(tmp_path / "runner"))
+async def start_earlier(folder: Path) -> asyncio.Task[None]:
+    """A runner that an earlier server started and will not start again."""
+    earlier = LocalRunner(["--server", "127.0.0.1:1", "--data-dir", str(folder)], folder, keep=False)
+    running = asyncio.create_task(earlier.run())
+    await eventually(lambda: _living(folder / "runner"))
+    earlier._stopping.set()
+    return running
 
-    later = LocalRunner(arguments, tmp_path, keep=False)
-    await later.stop()
+
+async def test_a_local_runner_stops_the_runner_of_an_earlier_server(tmp_path: Path) -> None:
+    running = await start_earlier(tmp_path)
+    await LocalRunner([], tmp_path, keep=False).stop()
     assert _living(tmp_path / "runner") == 0
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    await running
+
+
+async def test_a_local_runner_stops_the_earlier_one_also_while_its_own_is_starting(tmp_path: Path) -> None:
+    running = await start_earlier(tmp_path)
+    later = LocalRunner([], tmp_path, keep=False)
+    # As it is when the earlier runner took the lock after the later server had looked.
+    later._process = await asyncio.create_subprocess_exec("sleep", "60")
+    async with asyncio.timeout(20):
+        await later.stop()
+    assert _living(tmp_path / "runner") == 0
+    assert later._process.returncode == -signal.SIGTERM
+    await running
