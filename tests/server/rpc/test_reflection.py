@@ -78,6 +78,20 @@ async def test_what_is_not_there_is_not_found(edge: Edge, question: dict[str, An
     assert answer.original_request == pb.ServerReflectionRequest(**question)
 
 
+async def test_a_method_is_found_by_its_name_as_grpcurl_asks_for_it(edge: Edge) -> None:
+    answer = await ask(edge, "v1", file_containing_symbol=f"{ORCHESTRATOR}.GetTask")
+    file = FileDescriptorProto.FromString(answer.file_descriptor_response.file_descriptor_proto[0])
+    assert [service.name for service in file.service] == ["OrchestratorService"]
+    assert (await ask(edge, "v1", file_containing_symbol=f"{ORCHESTRATOR}.NoSuch")).error_response.error_code == 5
+
+
+async def test_fields_are_described_with_their_json_names(edge: Edge) -> None:
+    answer = await ask(edge, "v1", file_containing_symbol="agenthive.v1.Task")
+    file = FileDescriptorProto.FromString(answer.file_descriptor_response.file_descriptor_proto[0])
+    names = {field.name: field.json_name for message in file.message_type for field in message.field}
+    assert (names["task_id"], names["state"]) == ("taskId", "state")
+
+
 async def test_extensions_of_a_message_without_any_are_none(edge: Edge) -> None:
     answer = await ask(edge, "v1", all_extension_numbers_of_type="agenthive.v1.Task")
     assert answer.all_extension_numbers_response.base_type_name == "agenthive.v1.Task"
