@@ -342,6 +342,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.simulation
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_kernel_does_what_the_model_allows(part: int, soak_seed: int, soak_rounds: int | None) -> None:
     chosen = settings(

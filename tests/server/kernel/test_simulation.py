@@ -13,6 +13,7 @@ PARTS = 20
 
 
 @pytest.mark.simulation
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_the_invariants_hold_and_all_comes_to_its_end(part: int, soak_seed: int, soak_rounds: int | None) -> None:
     for seed in range(soak_seed + part, soak_seed + (soak_rounds or SEEDS), PARTS):
