@@ -32,9 +32,10 @@ class HostedAgent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """How a worker introduces itself."""
+    """How a worker introduces itself. `replaces` names a session of its earlier life, which is over."""
 
     session_id: str = ""
+    replaces: str = ""
     agents: tuple[HostedAgent, ...] = ()
     leases: tuple[LeaseRef, ...] = ()
     runner: RunnerCapacity | None = None

@@ -110,6 +110,8 @@ class SessionVerbs:
             return session, self._adopt(session, first, view)
 
         session, fenced = await self._decisions.run(decide)
+        if hello.replaces and not hello.session_id:
+            await self.end(namespace, hello.replaces, "its worker was started again")
         for start in range(0, len(rest), AGENTS_AT_ONCE):
             batch = rest[start : start + AGENTS_AT_ONCE]
             fenced += await self._decisions.run(partial(self._adopt, session, batch))

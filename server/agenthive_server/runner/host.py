@@ -56,6 +56,7 @@ class RunnerHost:
 
     def __init__(self, config: RunnerConfig, ledger: Ledger, launcher: Launcher) -> None:
         self._config = config
+        self._ledger = ledger
         self._jobs = Jobs()
         self._launcher = launcher
         self._agents = Agents(ledger, launcher, dict(config.drivers), self._jobs, self._report)
@@ -89,6 +90,7 @@ class RunnerHost:
             software="agenthive runner",
             join_token=self._config.join_token,
             display_name=self._config.display_name,
+            replaces_session_id=self._ledger.former_session,
         )
 
     def heartbeat(self) -> worker_service_pb2.Heartbeat:
@@ -100,6 +102,8 @@ class RunnerHost:
 
     async def welcome(self, welcome: worker_service_pb2.Welcome) -> None:
         """Stop every attempt whose lease is over."""
+        self._ledger.former_session = ""
+        self._ledger.note_session(welcome.session_id)
         valid = {TaskKey(lease.task_id, lease.lease_epoch) for lease in welcome.valid_leases}
         for key, attempt in list(self._attempts.items()):
             if key not in valid:

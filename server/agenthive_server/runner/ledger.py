@@ -1,7 +1,8 @@
 """What a runner started, on disk: so that whoever comes after it finds and ends what it left behind.
 
-The folder holds `lock` (one runner at a time, with its process id), `id` (the name of this data directory in the
-environment of every process started from it), `ledger.jsonl` and `work/`, the private folders of the agents.
+The folder holds `lock` (one runner at a time, with its process id), `session` (the one it has with the server), `id`
+(the name of this data directory in the environment of every process started from it), `ledger.jsonl` and `work/`, the
+private folders of the agents.
 
 A handle is written and synced before its agent starts, a process right after it started. The latter is not synced:
 it has to survive the end of the runner, not of the machine, with which the process ends as well. Markers hold the
@@ -15,6 +16,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import stat
 import time
@@ -67,12 +69,23 @@ class Ledger:
         self.folder = folder
         self.home = _read_home(folder / "id")
         self.marker = f"{self.home}.{uuid.uuid4().hex[:12]}"
+        # The session of the runner before, and this one's once it has one.
+        self._session = folder / "session"
+        self.former_session = _read_session(self._session)
         self._path = folder / "ledger.jsonl"
         self._open: dict[str, Entry] = {}
         self._lines = 0
         self._number = 0
         self._torn = False
         self._file = self._path.open("ab", buffering=0)
+
+    def note_session(self, session_id: str) -> None:
+        """Write down the session of this runner, which the next one replaces if this one is killed.
+
+        Where that cannot be written, the next one only waits for the grace.
+        """
+        with contextlib.suppress(OSError):
+            self._session.write_text(session_id, encoding="ascii")
 
     def sweep(self) -> None:
         """End everything earlier runners left behind and remove its folders; call it before the first `begin`.
@@ -152,6 +165,14 @@ class Ledger:
         self._file = self._path.open("ab", buffering=0)
         self._torn = False
         self._lines = sum(1 for _ in _records(self._open.values()))
+
+
+def _read_session(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return text if re.fullmatch(r"[A-Za-z0-9._-]{1,128}", text) else ""
 
 
 def _take_lock(file: IO[bytes]) -> bool:

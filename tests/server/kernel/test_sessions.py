@@ -373,3 +373,21 @@ async def test_a_frame_of_many_items_is_applied_in_order_and_refusals_name_their
         (302, "TASK_NOT_FOUND", "unknown"),
     ]
     assert await _state(hive, "t1") is TaskState.SUCCEEDED
+
+
+async def test_a_worker_that_was_killed_and_started_again_need_not_wait_for_the_grace(hive: Hive) -> None:
+    first = await hive.worker("a")
+    await hive.delegate("t")
+    await first.say(Accept("t", first.assignments()[0].task.lease_epoch))
+    await first.lose()
+    second = await hive.worker(
+        hello=Hello(agents=(HostedAgent(agent_id="b", spec=AgentSpec()),), replaces=first.session_id)
+    )
+    await hive.settle()
+    assert [assign.task.id for assign in second.assignments()] == ["t"]
+    assert (await hive.kernel.agents.get(NAMESPACE, "a")).state is AgentState.LOST
+
+
+async def test_replacing_a_session_nobody_knows_is_no_error(hive: Hive) -> None:
+    hello = Hello(agents=(HostedAgent(agent_id="a", spec=AgentSpec()),), replaces="long-gone")
+    assert (await hive.worker(hello=hello)).session_id

@@ -469,3 +469,23 @@ async def test_a_thousand_idle_agents_cost_no_task_each(scene: Scene) -> None:
     await scene.link.until(lambda: len(scene.link.all("agent_report")) == 1000)
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) <= before + 1
+
+
+async def test_a_runner_replaces_the_session_of_the_one_that_was_killed_before_it(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    assert scene.host.hello().replaces_session_id == ""
+    await scene.host.welcome(pb.Welcome(session_id="s-1"))
+    assert scene.host.hello().replaces_session_id == ""
+    scene.ledger.close()
+    after = Scene(tmp_path)
+    assert after.host.hello().replaces_session_id == "s-1"
+    after.ledger.close()
+
+
+async def test_a_damaged_note_of_the_session_is_ignored(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    (scene.folder / "session").write_bytes(b"\xff half a")
+    scene.ledger.close()
+    after = Scene(tmp_path)
+    assert after.host.hello().replaces_session_id == ""
+    after.ledger.close()

@@ -150,6 +150,7 @@ class Hello(_message.Message):
     JOIN_TOKEN_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_FRAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
+    REPLACES_SESSION_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Optional. The session to resume; empty opens a new one."""
     software: _builtins.str
@@ -160,6 +161,10 @@ class Hello(_message.Message):
     """Optional. Highest frame number of the server it has dealt with, when it resumes."""
     display_name: _builtins.str
     """Optional. A name for the machine or process, for people; at most 255 characters."""
+    replaces_session_id: _builtins.str
+    """Optional, without `session_id`. A session of an earlier life of this worker, which was killed: it ends now instead of
+    after the grace, and what it held goes back to the queue. Unknown ids are ignored.
+    """
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostedAgent]:
         """Optional. Agents the worker hosts now. A new session of an agent fences its older one."""
@@ -188,10 +193,11 @@ class Hello(_message.Message):
         join_token: _builtins.str = ...,
         acknowledged_frame: _builtins.int = ...,
         display_name: _builtins.str = ...,
+        replaces_session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["runner", b"runner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_frame", b"acknowledged_frame", "agents", b"agents", "display_name", b"display_name", "join_token", b"join_token", "labels", b"labels", "leases", b"leases", "runner", b"runner", "session_id", b"session_id", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_frame", b"acknowledged_frame", "agents", b"agents", "display_name", b"display_name", "join_token", b"join_token", "labels", b"labels", "leases", b"leases", "replaces_session_id", b"replaces_session_id", "runner", b"runner", "session_id", b"session_id", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

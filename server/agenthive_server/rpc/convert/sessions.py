@@ -36,6 +36,7 @@ def hello_from(message: pb.Hello) -> items.Hello:
     validate.count(message.leases, "hello.leases", MAX_LEASES)
     return items.Hello(
         session_id=validate.optional_id(message.session_id, "hello.session_id"),
+        replaces=validate.optional_id(message.replaces_session_id, "hello.replaces_session_id"),
         agents=tuple(_hosted(agent, f"hello.agents[{n}]") for n, agent in enumerate(message.agents)),
         leases=tuple(_lease(lease, f"hello.leases[{n}]") for n, lease in enumerate(message.leases)),
         runner=_runner(message.runner, "hello.runner") if message.HasField("runner") else None,
