@@ -29,7 +29,7 @@ from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import Store, StoreUnusable
 from agenthive_server.kernel.records import Kind
 from agenthive_server.kernel.tasks import Task
-from agenthive_server.lifecycle import LoopLag, Loops, Phase, Signals
+from agenthive_server.lifecycle import LoopLag, Loops, Phase, Signals, allow_connections
 from agenthive_server.rpc.adapter import Adapter
 from agenthive_server.rpc.agents import AgentMethods
 from agenthive_server.rpc.blobs import BlobMethods
@@ -390,6 +390,7 @@ async def serve(settings: Settings, config_path: Path | None = None) -> int:
     """Be a server until SIGTERM or SIGINT; returns the exit code. Raises `StartError`."""
     signals = Signals()
     signals.install()
+    allow_connections()
     app = App(settings, config_path=config_path)
     await app.open()
     host, _, _ = settings.server.listen.rpartition(":")

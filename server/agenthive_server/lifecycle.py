@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -93,6 +94,13 @@ class LoopLag:
         late = self.lag > self.LATE
         reason = f"{self.lag * 1000:.0f} ms late" if late else ""
         return [("event_loop", Reading(Status.DEGRADED if late else Status.OK, reason, self.lag))]
+
+
+def allow_connections() -> None:
+    """Let this process have as many open files as it may: every connection is one, and shells allow 1,024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 class Signals:

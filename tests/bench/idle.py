@@ -14,7 +14,9 @@ from agenthive.v1 import worker_service_pb2_grpc as worker_grpc
 
 from tests.bench.load import OPTIONS
 
-BEAT = 5.0
+BEAT = 10.0
+"""Seconds between two beats of a session, the default; sessions do not beat all at once."""
+
 AT_ONCE = 64
 
 
@@ -23,12 +25,12 @@ class Session:
 
     def __init__(self, target: str, agents: list[str]) -> None:
         self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
-        self._stream = worker_grpc.WorkerServiceStub(self._channel).Connect()
         self._agents = agents
         self._frame = 0
 
     async def open(self) -> None:
         """Say hello and wait for the welcome."""
+        self._stream = worker_grpc.WorkerServiceStub(self._channel).Connect()
         hello = pb.Hello()
         for agent in self._agents:
             hello.agents.add(agent_id=agent).spec.capabilities.append("idle")
@@ -54,10 +56,11 @@ async def hold(kind: str, target: str, count: int) -> None:
     sys.stdout.write("READY\n")
     sys.stdout.flush()
     ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    pause = BEAT * AT_ONCE / max(len(sessions), AT_ONCE)
     while not ended.done():
         for start in range(0, len(sessions), AT_ONCE):
             await asyncio.gather(*(session.beat() for session in sessions[start : start + AT_ONCE]))
-        await asyncio.wait([ended], timeout=BEAT)
+            await asyncio.wait([ended], timeout=pause)
 
 
 def main() -> None:
