@@ -23,11 +23,11 @@ from agenthive.task_context import TaskContext, TaskFailed
 from agenthive.v1 import agent_pb2, event_pb2, task_pb2
 from agenthive.v1 import orchestrator_service_pb2 as orchestrator
 from agenthive.v1 import worker_service_pb2 as pb
-from agenthive_server.runner.tree import find_marker, find_process
 from agenthive_server.testing.callers import Acknowledged, Caller
 from agenthive_server.testing.followers import Follower
 from agenthive_server.testing.harness import ServerProcess
 from agenthive_server.testing.history import difference, fold, read_log
+from agenthive_server.testing.processes import find_runner, list_agent_processes
 from agenthive_server.testing.waiting import eventually
 
 KILLS = 30
@@ -80,7 +80,7 @@ class Hive:
     async def harm(self) -> None:
         """Kill something, and see to it that the server serves again."""
         victim = self._chance.choices(list(self.kills), (10, 3, 4, 3))[0]
-        runner = self.runner_pid()
+        runner = find_runner(self.server.data_dir)
         if victim in ("runner", "both") and not runner:
             victim = "server"
         self.kills[victim] += 1
@@ -99,23 +99,6 @@ class Hive:
             await self.server.kill()
         await self.server.start()
 
-    def runner_pid(self) -> int:
-        """The runner that works on this data directory, or 0."""
-        for name in os.listdir("/proc"):
-            if name.isdigit() and find_process(int(name)) is not None:
-                with contextlib.suppress(OSError):
-                    command = Path(f"/proc/{name}/cmdline").read_bytes().split(b"\0")
-                    if b"runner" in command and str(self.server.data_dir).encode() in command:
-                        return int(name)
-        return 0
-
-    def marked(self) -> list[int]:
-        """Processes of agents of this data directory that still live."""
-        home = (self.server.data_dir / "runner" / "id").read_text(encoding="ascii").strip()
-        numbers = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        found = [number for number in numbers if find_marker(number).startswith(home)]
-        return [number for number in found if (process := find_process(number)) is not None and process.alive]
-
 
 @asynccontextmanager
 async def open_hive(folder: Path, chance: random.Random) -> AsyncIterator[Hive]:
@@ -125,7 +108,7 @@ async def open_hive(folder: Path, chance: random.Random) -> AsyncIterator[Hive]:
         yield hive
     finally:
         await hive.server.kill()
-        while pid := hive.runner_pid():
+        while pid := find_runner(hive.server.data_dir):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
             await asyncio.sleep(0.05)
@@ -271,9 +254,11 @@ async def test_nothing_acknowledged_is_lost_when_server_and_runner_are_killed(
 
         final = {task_id: await clients[0].get_task(task_id) for task_id in known.tasks}
         assert await hive.server.stop() == 0
-        assert hive.marked() == []
+        assert list_agent_processes(hive.server.data_dir) == []
         await eventually(
-            lambda: not hive.runner_pid(), limit=5, what="the runner, which has let go of its lock, has ended"
+            lambda: not find_runner(hive.server.data_dir),
+            limit=5,
+            what="the runner has ended",
         )
 
     agents = {attempt.agent_id for task in final.values() for attempt in task.attempts}

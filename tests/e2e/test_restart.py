@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 from agenthive.client import Client
+from agenthive.payload import value
 from agenthive.service_config import open_channel
 from agenthive.v1 import agent_pb2, orchestrator_service_pb2_grpc, task_pb2, worker_service_pb2_grpc
 from agenthive.v1 import orchestrator_service_pb2 as orchestrator
@@ -20,6 +21,7 @@ from agenthive.v1 import worker_service_pb2 as pb
 from agenthive_server.testing.followers import Follower
 from agenthive_server.testing.harness import ServerProcess, end_process, open_process, open_worker
 from agenthive_server.testing.history import difference, facts, fold, read_log
+from agenthive_server.testing.processes import find_runner, list_agent_processes
 from agenthive_server.testing.waiting import eventually
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships without types
 
@@ -149,6 +151,49 @@ async def spawn_agents(client: Client) -> None:
 async def idle(client: Client, count: int) -> bool:
     states = [agent_pb2.AGENT_STATE_IDLE, agent_pb2.AGENT_STATE_BUSY]
     return len([a async for a in client.list_agents(states=states) if a.agent_id.startswith("process-")]) == count
+
+
+SLOW_AGENT = """
+import json, os, sys, time
+print('{"ready": true}', flush=True)
+for line in sys.stdin:
+    task = json.loads(line)
+    if "task_id" in task and "input" in task:
+        print(json.dumps({"checkpoint": "half", "task_id": task["task_id"]}), flush=True)
+        while not os.path.exists(task["input"]["file"]):
+            time.sleep(0.02)
+        print(json.dumps({"result": task["checkpoint"], "task_id": task["task_id"]}), flush=True)
+"""
+
+
+async def test_a_server_that_stops_its_runner_hands_back_what_is_held_and_leaves_nothing(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with open_process(tmp_path / "data", runner=True) as server, Client(server.target) as client:
+        spec = agent_pb2.AgentSpec()
+        spec.process.command.extend([sys.executable, "-I", "-S", "-c", SLOW_AGENT])
+        spec.process.mode = agent_pb2.PROCESS_MODE_AGENT
+        spec.stop_grace.FromMilliseconds(300)
+        await client.spawn(agent_id="slow", spec=spec)
+        task = await client.delegate("any", {"file": str(gate)})
+        await eventually(lambda: has_checkpoint(client, task.task_id))
+        assert list_agent_processes(server.data_dir)
+
+        assert await server.stop() == 0
+        assert list_agent_processes(server.data_dir) == []
+        await eventually(lambda: not find_runner(server.data_dir), limit=5)
+
+        gate.touch()
+        await server.start()
+        done = await client.wait_task(task.task_id, timeout=30)
+        assert facts(await read_log(client), task.task_id).count("task_assigned") == 2
+        assert (done.state, done.attempt, done.counted_attempts) == (task_pb2.TASK_STATE_SUCCEEDED, 2, 1)
+        assert value(done.result) == "half"  # the second attempt was given the checkpoint of the first
+        assert [attempt.counted for attempt in done.attempts] == [False, True]
+        assert "Traceback" not in server.log()
+
+
+async def has_checkpoint(client: Client, task_id: str) -> bool:
+    return bool((await client.get_task(task_id)).progress.checkpoint)
 
 
 class Observer:

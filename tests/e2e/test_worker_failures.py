@@ -281,3 +281,17 @@ async def test_a_fourth_attempt_is_not_given_to_a_task_that_kills_its_workers(tm
         async with open_raw(server.target, hello_of("survivor")) as worker:
             assert await worker.say(result(await worker.assignment())) == []
         assert (await finished(client, task.task_id)).state == SUCCEEDED
+
+
+async def test_what_is_handed_back_together_with_a_drain_does_not_come_back(tmp_path: Path) -> None:
+    async with open_served(tmp_path / "data") as (app, client):
+        task = await client.delegate("any")
+        async with open_raw(f"127.0.0.1:{app.port}", hello_of("leaving")) as worker:
+            held = await worker.assignment()
+            back = pb.TaskHandBack(task_id=held.task_id, lease_epoch=held.lease_epoch, checkpoint=b"half")
+            await worker.say(accept(held))
+            await worker.send(pb.WorkerItem(hand_back=back), pb.WorkerItem(drain=pb.Drain()))
+            await worker.until(lambda item: item.HasField("goodbye"))
+        assert facts(await read_log(client), task.task_id)[3:] == ["task_requeued"]
+        async with open_raw(f"127.0.0.1:{app.port}", hello_of("other")) as worker:
+            assert (await worker.assignment()).checkpoint == b"half"

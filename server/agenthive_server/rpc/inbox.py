@@ -229,12 +229,13 @@ class Inbox:
         self._mail = []
         for frame in frames:
             batch.add(frame)
+        if batch.drain:
+            # Before the rest: what is handed back beside it must not come back.
+            self._draining = True
+            await self._again(lambda: self._sessions.drain(*self._session))
         await self._apply(batch)
         for number, refusal in batch.refused:
             self._outbox.refuse(number, refusal)
-        if batch.drain:
-            self._draining = True
-            await self._again(lambda: self._sessions.drain(*self._session))
         if frames:
             self.dealt = frames[-1].frame_number
             if any(frame.items for frame in frames):

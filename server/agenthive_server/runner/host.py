@@ -236,6 +236,8 @@ class RunnerHost:
     async def leave(self, reason: str) -> None:
         """Take nothing new, hand everything back, stop every agent, say goodbye."""
         self._leaving = True
+        # Said first: what is handed back must not be given to another agent here, or to the same one again.
+        self._link.send(worker_service_pb2.WorkerItem(drain=worker_service_pb2.Drain()))
         await self._agents.stop_all(self._config.stop_grace)
         await self._launcher.kill_strays()
         if self._news_timer:
