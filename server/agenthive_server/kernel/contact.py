@@ -14,12 +14,13 @@ from .session_items import Delivery, Link
 class Contact:
     """One session with a live stream. Kept in memory only; a beat costs no commit."""
 
-    __slots__ = ("epoch", "heard", "key", "link", "progressed", "renewed", "written")
+    __slots__ = ("epoch", "heard", "key", "link", "opened", "progressed", "renewed", "written")
 
     def __init__(self, key: Key, epoch: int, link: Link, now: float) -> None:
         self.key = key
         self.epoch = epoch
         self.link = link
+        self.opened = now
         self.heard = now
         # By task: when its lease was last renewed, when it last made progress, when progress was last written.
         self.renewed: dict[Key, float] = {}

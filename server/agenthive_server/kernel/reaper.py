@@ -162,7 +162,11 @@ class Reaper:
 
     def _not_accepted(self, view: View, task: Task, now: float, tired: list[Key]) -> transitions.Step | None:
         lease = task.lease
-        if lease is None or self._contacts.get((task.namespace, lease.session_id)) is None:
+        contact = self._contacts.get((task.namespace, lease.session_id)) if lease else None
+        if lease is None or contact is None:
+            return None
+        if self._clock.monotonic() < contact.opened + self._limits.accept_timeout:
+            # It was told again when its stream opened.
             return None
         if now < self._present_wall + self._limits.accept_timeout:
             return None

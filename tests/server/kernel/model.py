@@ -23,6 +23,7 @@ class Session:
 
     agent: str
     open: bool = True
+    opened_at: float = 0.0
     lost_at: float = 0.0
     ended: bool = False
     # Assignments in a row without an answer.
@@ -53,6 +54,7 @@ class Task:
     retry_at: tuple[float, float] = (0.0, 0.0)
     paused_from: str = ""
     paused_at: float = 0.0
+    resumed_at: float = 0.0
     avoid: dict[str, float] = field(default_factory=dict)
     release: bool = False
 
@@ -112,12 +114,14 @@ class Model:
     def resume(self, task: Task, now: float) -> None:
         if task.state != "PAUSED":
             raise LookupError
+        task.resumed_at = now
         if task.held:
             task.state = "RUNNING" if task.started else "ASSIGNED"
             if task.started:
                 task.close_at += now - max(task.paused_at, task.close_at - task.start_to_close)
         elif task.paused_from == "RETRY_WAIT":
-            task.state = "RETRY_WAIT"
+            # Its wait may have ended meanwhile; then it is queued at the next look at the clocks.
+            task.state, task.retry_at = "RETRY_WAIT", (task.retry_at[0], max(task.retry_at[1], now))
         else:
             task.state, task.queued_at = "QUEUED", now
 
@@ -258,17 +262,17 @@ class Model:
     def connected(self, session_id: str, agent: str, now: float) -> None:
         """A hello without a session: the older session of the agent loses it, and its leases."""
         old = self.current.get(agent)
-        self.sessions[session_id] = Session(agent)
+        self.sessions[session_id] = Session(agent, opened_at=now)
         self.current[agent] = session_id
         if old is not None:
             for task in self._held_by(old):
                 self._lost(task, now)
 
-    def resumed(self, session_id: str) -> bool:
+    def resumed(self, session_id: str, now: float) -> bool:
         session = self.sessions[session_id]
         if session.ended:
             return False
-        session.open, session.lost_at = True, 0.0
+        session.open, session.lost_at, session.opened_at = True, 0.0, now
         return True
 
     def lost(self, session_id: str, now: float) -> None:
@@ -303,7 +307,7 @@ class Model:
 
     def _released(self, task: Task, reason: str, now: float) -> None:
         if reason == "NO_ACCEPT":
-            if task.started or now < task.assigned_at + ACCEPT:
+            if task.started or now < self._told(task) + ACCEPT:
                 raise Wrong(f"{task.id} had time to be accepted")
             task.avoid[task.agent] = now + ACCEPT
             self.sessions[task.session].unanswered += 1
@@ -321,7 +325,7 @@ class Model:
             self._lost(task, now)
         elif task.started and task.state != "PAUSED" and now >= task.close_at:
             self._failed(task, "TIMEOUT", None, now)
-        elif not task.started and now >= task.assigned_at + ACCEPT:
+        elif not task.started and now >= self._told(task) + ACCEPT:
             self.sessions[task.session].unanswered += 1
             self._back(task, now)
         else:
@@ -345,6 +349,10 @@ class Model:
         task.state, task.session, task.agent = "ASSIGNED", session_id, agent
         task.epoch += 1
         task.assigned_at = now
+
+    def _told(self, task: Task) -> float:
+        """When its holder was told of a task last."""
+        return max(task.assigned_at, self.sessions[task.session].opened_at)
 
     def busy(self, agent: str) -> bool:
         return any(task.agent == agent for task in self.tasks.values())
@@ -371,7 +379,8 @@ class Model:
             raise Wrong(f"{task.id} is held by a session that is over")
         elif task.held and task.state != "PAUSED":
             there = self.sessions[task.session].open
-            if not task.started and there and now > task.assigned_at + ACCEPT + SLACK and task.state == "ASSIGNED":
+            late = now > max(self._told(task), task.resumed_at) + ACCEPT + SLACK
+            if not task.started and there and late and task.state == "ASSIGNED":
                 raise Wrong(f"{task.id} was not accepted in time and is still held")
             if task.started and now > task.close_at + SLACK:
                 raise Wrong(f"{task.id} runs beyond its time")

@@ -85,6 +85,17 @@ async def test_an_assignment_that_was_not_accepted_is_told_again_as_new(hive: Hi
     assert not told.repeated
 
 
+async def test_an_assignment_told_again_has_its_whole_time_to_be_accepted(hive: Hive) -> None:
+    worker = await hive.worker("a")
+    await hive.delegate("t")
+    await worker.lose()
+    await hive.advance(20.0)
+    again = await _resume(hive, worker, "a")
+    await hive.advance(8.0)
+    assert await again.say(Accept("t", 1)) == []
+    assert await _state(hive) is TaskState.RUNNING
+
+
 async def test_what_happened_meanwhile_is_told_when_the_session_resumes(hive: Hive) -> None:
     worker = await hive.worker("a", slots=2)
     canceled, paused = await _held(hive, worker, "c"), await _held(hive, worker, "p")
