@@ -13,6 +13,7 @@ import pytest
 from agenthive.client import Client
 from agenthive.payload import value
 from agenthive.v1 import error_pb2, event_pb2, task_pb2
+from agenthive.v1 import worker_service_pb2 as pb
 from agenthive_server.testing.harness import ServerProcess, WorkerProcess, open_process, open_served, open_worker
 from agenthive_server.testing.history import facts, fold, read_log
 from agenthive_server.testing.proxy import open_proxy
