@@ -75,7 +75,8 @@ class Reaper:
         self._looked = clock.monotonic()
         self._swept = clock.monotonic()
         self._listened = clock.monotonic()
-        self._suspect_since: dict[Key, float] = {}
+        # By session and its epoch: one that came back in between has the whole grace again.
+        self._suspect_since: dict[tuple[Key, int], float] = {}
 
     async def run(self) -> None:
         """Look at the clocks until cancelled; what fails is tried again at the next look."""
@@ -233,18 +234,19 @@ class Reaper:
                 # A stream that is still there would have its heartbeats acknowledged, for a session that is over.
                 contact.link.fence(DeadlineExceeded("the session was silent for too long; connect again"))
                 await self._sessions.lost(*contact.key, contact.epoch, "no sign of life")
-        live: set[Key] = set()
+        silent: set[tuple[Key, int]] = set()
         for session in self._memory.all(Session):
             if session.state is SessionState.OPEN and self._contacts.live(session.key):
                 continue
-            live.add(session.key)
-            since = self._suspect_since.setdefault(session.key, max(now, self._present))
+            name = (session.key, session.epoch)
+            silent.add(name)
+            since = self._suspect_since.setdefault(name, max(now, self._present))
             if session.state is SessionState.OPEN and now - since >= LISTEN_EVERY:
                 await self._sessions.lost(*session.key, session.epoch, "the server was restarted")
             if now - since > self._limits.reconnect_grace:
                 await self._sessions.end(*session.key, "contact was lost", epoch=session.epoch)
-        for key in self._suspect_since.keys() - live:
-            del self._suspect_since[key]
+        for name in self._suspect_since.keys() - silent:
+            del self._suspect_since[name]
 
     # Retention ------------------------------------------------------------------------------------------------------
 

@@ -106,6 +106,17 @@ async def test_what_happened_meanwhile_is_told_when_the_session_resumes(hive: Hi
     assert set(again.link.told) == {Cancel("c", canceled.epoch, "no"), Pause("p", paused.epoch, resume=False)}
 
 
+async def test_a_session_lost_again_right_after_it_came_back_has_the_whole_grace_again(hive: Hive) -> None:
+    worker = await hive.worker("a")
+    lease = await _held(hive, worker)
+    await worker.lose()
+    await hive.advance(25.0)
+    again = await _resume(hive, worker, "a", leases=(lease,))
+    await again.lose()
+    await hive.advance(25.0)
+    assert (await _resume(hive, worker, "a", leases=(lease,))).welcome.valid_leases == (lease,)
+
+
 async def test_after_the_grace_leases_are_lost_and_the_session_is_over(hive: Hive) -> None:
     worker = await hive.worker("a")
     lease = await _held(hive, worker)
