@@ -23,6 +23,9 @@ from agenthive.v1 import payload_pb2, task_pb2, worker_service_pb2
 from agenthive.v1 import worker_service_pb2_grpc as worker_grpc
 
 CONNECTIONS = 4
+MOST_RESULTS = 500
+"""Results in a frame, each with its acceptance: a frame holds 1,024 items."""
+
 OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 
 Call = Callable[[int], Awaitable[int]]
@@ -111,8 +114,8 @@ class Worker:
         await stream.write(worker_service_pb2.ConnectRequest(items=[worker_service_pb2.WorkerItem(hello=hello)]))
         number = 0
         async for frame in stream:
-            items = []
-            names = []
+            items: list[worker_service_pb2.WorkerItem] = []
+            names: list[str] = []
             for control in frame.items:
                 which = control.WhichOneof("item")
                 if which == "assignment":
@@ -128,12 +131,14 @@ class Worker:
                     self.ready.set()
             for acknowledged in [n for n in self._unacknowledged if n <= frame.acknowledged_frame]:
                 self._finish(self._unacknowledged.pop(acknowledged))
-            if items:
+            for start in range(0, len(names), MOST_RESULTS):
                 number += 1
-                self._unacknowledged[number] = names
+                self._unacknowledged[number] = names[start : start + MOST_RESULTS]
                 await stream.write(
                     worker_service_pb2.ConnectRequest(
-                        frame_number=number, acknowledged_frame=frame.frame_number, items=items
+                        frame_number=number,
+                        acknowledged_frame=frame.frame_number,
+                        items=items[2 * start : 2 * (start + MOST_RESULTS)],
                     )
                 )
 
