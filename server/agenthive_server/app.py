@@ -6,30 +6,25 @@ import asyncio
 import gc
 import ipaddress
 import logging
-import os
 import random
 import sys
-from collections.abc import Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from pathlib import Path
 
 from agenthive_server import fleet
-from agenthive_server.events.kept_output import KeptOutput
+from agenthive_server.events.kept_output import HeldOutput, KeptOutput
 from agenthive_server.events.log import EventLog
 from agenthive_server.events.notifier import LocalNotifier
 from agenthive_server.events.output import OutputHub
-from agenthive_server.events.subscription import TakenSnapshot
 from agenthive_server.events.subscriptions import Subscriptions
-from agenthive_server.kernel.agents import Agent
 from agenthive_server.kernel.clock import Clock, SystemClock
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.events import Event
-from agenthive_server.kernel.health import Health, Reading, Status
+from agenthive_server.kernel.followups import FOLLOWED
+from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import Store, StoreUnusable
-from agenthive_server.kernel.records import Kind
-from agenthive_server.kernel.tasks import Task
-from agenthive_server.lifecycle import LoopLag, Loops, Phase, Signals, allow_connections
+from agenthive_server.lifecycle import Loops, Phase, Signals, allow_connections
 from agenthive_server.rpc.adapter import Adapter
 from agenthive_server.rpc.agents import AgentMethods
 from agenthive_server.rpc.blobs import BlobMethods
@@ -37,46 +32,24 @@ from agenthive_server.rpc.builtin import BuiltIn
 from agenthive_server.rpc.chain import Switch, build_chain, describe
 from agenthive_server.rpc.convert.events import event_bytes
 from agenthive_server.rpc.disk import DiskGuard
-from agenthive_server.rpc.health import Board, Facts, ReportMethods
+from agenthive_server.rpc.health import Board, ReportMethods
 from agenthive_server.rpc.messaging import MessagingMethods
 from agenthive_server.rpc.orchestrator import Services, add_services
 from agenthive_server.rpc.plugins import NoPlugins, PluginMethods
 from agenthive_server.rpc.server import CannotListen, Listening, Server, drain
-from agenthive_server.rpc.stream import StreamMethods, snapshot_events
+from agenthive_server.rpc.stream import StreamMethods
 from agenthive_server.rpc.tasks import TaskMethods
 from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
 from agenthive_server.settings import Settings, data_dir
 from agenthive_server.storage.committer import Committer
-from agenthive_server.telemetry import Sample
+from agenthive_server.vitals import Vitals, server_version
 
 _log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
     """The server cannot start: a sentence for the operator."""
-
-
-class Ids:
-    """Makes ids that were never used before: 48 bits of time and 80 of chance, as in UUID version 7 (RFC 9562).
-
-    Ids made one after the other lie side by side in the database's indexes, which makes writing them cheaper.
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def __call__(self) -> str:
-        """Return a new id of 32 hexadecimal digits."""
-        return f"{int(self._clock.now() * 1000) & 0xFFFFFFFFFFFF:012x}{os.urandom(10).hex()}"
-
-
-def server_version() -> str:
-    """Return the version of the installed package."""
-    try:
-        return version("agenthive")
-    except PackageNotFoundError:
-        return "0"
 
 
 def open_store(settings: Settings, clock: Clock) -> Store:
@@ -131,7 +104,6 @@ class App:
         self.phase = Phase.STARTING
         self.port = 0
         self._config_dir = (config_path.parent if config_path else Path()).resolve()
-        self._start_time = self.clock.now()
         server = settings.server
         self.store = open_store(settings, self.clock)
         self.log = EventLog(self.store, event_bytes)
@@ -155,16 +127,23 @@ class App:
             outputs=KeptOutput(self.output, self.store, self.clock),
         )
         self.kernel.observers += [self.log.append, self._ring]
-        self.lag = LoopLag()
         self.loops = Loops(self.clock)
         self.built_in = BuiltIn(
             clock=self.clock, new_id=self.new_id, unary=server.maximum_calls, streams=server.maximum_streams
         )
         self.disk = DiskGuard(lambda: self.store.free_bytes, server.minimum_free_disk_bytes)
         self.board = Board()
-        self.health = Health(self.clock)
-        for probe in (self._probe_store, self.kernel.probe, self.lag.probe, self.loops.probe):
-            self.health.add(probe)
+        self.vitals = Vitals(
+            clock=self.clock,
+            store=self.store,
+            committer=self.committer,
+            kernel=self.kernel,
+            subscriptions=self.subscriptions,
+            output=self.output,
+            disk=self.disk,
+            board=self.board,
+            loops=self.loops,
+        )
         self.runner: LocalRunner | None = None
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
@@ -177,7 +156,8 @@ class App:
 
     def _ring(self, events: Sequence[Event]) -> None:
         self.notifier.ring(events[-1].sequence)
-        self.kernel_notifier.ring(events[-1].sequence)
+        if any(event.type in FOLLOWED for event in events):
+            self.kernel_notifier.ring(events[-1].sequence)
 
     def _failed(self, group: object, error: KernelError) -> None:
         self.kernel.failed(group, error)  # type: ignore[arg-type]  # the committer's own type
@@ -205,8 +185,8 @@ class App:
                 "notifier": self.notifier.run,
                 "kernel_notifier": self.kernel_notifier.run,
                 "output_notifier": self.output.notifier.run,
-                "event_loop": self.lag.run,
-                "ping": self._ping,
+                "event_loop": self.vitals.lag.run,
+                "vitals": self.vitals.run,
             }
         )
         await fleet.muster(self.kernel.agents, self.settings.agents, self._config_dir)
@@ -234,13 +214,13 @@ class App:
     def _services(self) -> Services:
         kernel, server = self.kernel, self.settings.server
         self.messaging = MessagingMethods(kernel.messages)
-        self.worker = WorkerMethods(kernel.sessions, _Output(kernel, self.output), self.clock)
+        self.worker = WorkerMethods(kernel.sessions, HeldOutput(kernel.memory, self.output), self.clock)
         return Services(
             agents=AgentMethods(kernel.agents),
             tasks=TaskMethods(kernel.tasks, kernel.queries),
-            stream=StreamMethods(self.subscriptions, self.snapshot, longest=self._longest_stream),
+            stream=StreamMethods(self.subscriptions, self.vitals.snapshot, longest=self._longest_stream),
             report=ReportMethods(
-                self.health.report, self._facts, (self._metrics, self.built_in.metrics, self.worker.metrics)
+                self.vitals.report, self.vitals.facts, (self.vitals.metrics, self.built_in.metrics, self.worker.metrics)
             ),
             worker=self.worker,
             messaging=self.messaging,
@@ -293,97 +273,6 @@ class App:
             await self._committing
         await self.store.close()
         self.phase = Phase.STOPPED
-
-    # What it says of itself -----------------------------------------------------------------------------------------
-
-    def snapshot(self, namespace: str | None) -> TakenSnapshot:
-        """Return the agents and open tasks of a namespace (None: all) as events, as of the head of the log."""
-        memory, agents = self.kernel.memory, self.kernel.agents
-        shown = [
-            (agent, agents.shown(agent))
-            for latest in memory.all(Agent)
-            if namespace in (None, latest.namespace)
-            and isinstance(agent := memory.committed((Kind.AGENT, latest.key)), Agent)
-        ]
-        tasks = [
-            task
-            for latest in memory.all(Task)
-            if namespace in (None, latest.namespace)
-            and isinstance(task := memory.committed((Kind.TASK, latest.key)), Task)
-            and not task.terminal
-        ]
-        return self.log.head, snapshot_events(shown, tasks)
-
-    async def _ping(self) -> None:
-        """Read from the database now and then, so that health knows before the next caller does."""
-        while True:
-            try:
-                self._ping_latency = await self.store.ping()
-                self._ping_failure = ""
-            except KernelError as error:
-                self._ping_failure = error.message
-            ready = not self._ping_failure and self.phase is Phase.READY
-            if self.phase is Phase.READY:
-                self.board.serve(serving=ready)
-            self.output.expire()
-            await self.clock.sleep(2.0)
-
-    _ping_latency: float | None = None
-    _ping_failure = ""
-
-    def _probe_store(self) -> list[tuple[str, Reading]]:
-        if self._ping_failure:
-            return [("store", Reading(Status.DOWN, self._ping_failure))]
-        if self.store.writable:
-            return [("store", Reading(Status.DEGRADED, f"cannot be written: {self.store.writable}"))]
-        if self.disk.low:
-            return [("store", Reading(Status.DEGRADED, "the disk is nearly full; new work is refused"))]
-        latency = self.committer.last_latency or self._ping_latency
-        return [("store", Reading(latency=latency)), ("notifier", Reading())]
-
-    def _facts(self) -> Facts:
-        index = self.kernel.index
-        return Facts(
-            version=server_version(),
-            start_time=self._start_time,
-            agents_in_contact=sum(len(index.agents_by_session.get(c.key, ())) for c in self.kernel.contacts),
-            queued_tasks=self.kernel.pool.queued,
-            held_tasks=sum(len(held) for held in index.leases_by_agent.values()),
-            last_sequence=self.log.head,
-            draining=self.phase is Phase.DRAINING,
-        )
-
-    def _metrics(self) -> Iterator[Sample]:
-        facts = self._facts()
-        yield Sample("agenthive_agents_in_contact", (), facts.agents_in_contact)
-        yield Sample("agenthive_tasks_queued", (), facts.queued_tasks)
-        yield Sample("agenthive_tasks_held", (), facts.held_tasks)
-        yield Sample("agenthive_tasks_assigned_by_dispatcher_total", (), self.kernel.dispatcher.assigned)
-        yield Sample("agenthive_event_loop_lag_seconds", (), self.lag.lag)
-        yield Sample("agenthive_commit_groups_total", (), self.committer.groups)
-        yield Sample("agenthive_commit_change_sets_total", (), self.committer.change_sets)
-        yield Sample("agenthive_commit_rows_total", (), self.committer.rows)
-        yield Sample("agenthive_commit_failures_total", (), self.committer.failures)
-        yield Sample("agenthive_commit_seconds", (), self.committer.last_latency)
-        for name, value in self.subscriptions.metrics().items():
-            yield Sample(f"agenthive_{name}", (), value)
-
-
-class _Output:
-    """Takes the chunks of workers for leases that are held."""
-
-    def __init__(self, kernel: Kernel, hub: OutputHub) -> None:
-        self._kernel = kernel
-        self._hub = hub
-
-    def append(
-        self, namespace: str, session_id: str, task_id: str, epoch: int, offset: int, data: bytes, stream: str
-    ) -> None:
-        """Take a chunk at once; one of a lease that is over is dropped."""
-        task = self._kernel.memory.task((namespace, task_id))
-        lease = task.lease if task is not None else None
-        if task is not None and lease is not None and (lease.epoch, lease.session_id) == (epoch, session_id):
-            self._hub.append(task, task.attempt, offset, data, stream)
 
 
 async def serve(settings: Settings, config_path: Path | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Output that outlives its attempt: the last of it becomes a blob when the attempt ends."""
+"""Output between the kernel and the hub: taken for leases that are held, kept as a blob when the attempt ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.memory import Memory
 from agenthive_server.kernel.ports import BlobInfo, Store
 from agenthive_server.kernel.tasks import Task
 
@@ -41,6 +42,23 @@ class KeptOutput:
     def progress(self, task: Task, attempt: int, fraction: float, text: str = "") -> object:
         """Tell readers of the OUTPUT class how far an attempt is."""
         return self._hub.progress(task, attempt, fraction, text)
+
+
+class HeldOutput:
+    """Takes the chunks of workers, for leases that their session holds."""
+
+    def __init__(self, memory: Memory, hub: OutputHub) -> None:
+        self._memory = memory
+        self._hub = hub
+
+    def append(
+        self, namespace: str, session_id: str, task_id: str, epoch: int, offset: int, data: bytes, stream: str
+    ) -> None:
+        """Take a chunk at once; one of a lease that is over, or is another session's, is dropped."""
+        task = self._memory.task((namespace, task_id))
+        lease = task.lease if task is not None else None
+        if task is not None and lease is not None and (lease.epoch, lease.session_id) == (epoch, session_id):
+            self._hub.append(task, task.attempt, offset, data, stream)
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -1,0 +1,142 @@
+"""What the server says of itself: readings of its parts, facts, metrics, and a snapshot of its agents and tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from agenthive_server.events.output import OutputHub
+from agenthive_server.events.subscription import TakenSnapshot
+from agenthive_server.events.subscriptions import Subscriptions
+from agenthive_server.kernel.agents import Agent
+from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.errors import KernelError
+from agenthive_server.kernel.health import Health, Reading, Report, Status
+from agenthive_server.kernel.kernel import Kernel
+from agenthive_server.kernel.ports import Store
+from agenthive_server.kernel.records import Kind
+from agenthive_server.kernel.tasks import Task
+from agenthive_server.lifecycle import LoopLag, Loops
+from agenthive_server.rpc.disk import DiskGuard
+from agenthive_server.rpc.health import Board, Facts
+from agenthive_server.rpc.stream import snapshot_events
+from agenthive_server.storage.committer import Committer
+from agenthive_server.telemetry import Sample
+
+PING_EVERY = 2.0
+"""Seconds between two reads of the database."""
+
+
+def server_version() -> str:
+    """Return the version of the installed package."""
+    try:
+        return version("agenthive")
+    except PackageNotFoundError:
+        return "0"
+
+
+class Vitals:
+    """Asks the parts of the server how they are; answers from memory."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        store: Store,
+        committer: Committer,
+        kernel: Kernel,
+        subscriptions: Subscriptions,
+        output: OutputHub,
+        disk: DiskGuard,
+        board: Board,
+        loops: Loops,
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._committer = committer
+        self._kernel = kernel
+        self._subscriptions = subscriptions
+        self._output = output
+        self._disk = disk
+        self._board = board
+        self._start_time = clock.now()
+        self._ping_latency: float | None = None
+        self._ping_failure = ""
+        self.lag = LoopLag()
+        self._health = Health(clock)
+        for probe in (self._store_reading, kernel.probe, self.lag.probe, loops.probe):
+            self._health.add(probe)
+
+    def report(self) -> Report:
+        """Return how the server and each of its parts is now."""
+        return self._health.report()
+
+    async def run(self) -> None:
+        """Read from the database now and then, so that health knows before the next caller does; until cancelled."""
+        while True:
+            try:
+                self._ping_latency = await self._store.ping()
+                self._ping_failure = ""
+            except KernelError as error:
+                self._ping_failure = error.message
+            self._board.serve(serving=not self._ping_failure)
+            self._output.expire()
+            await self._clock.sleep(PING_EVERY)
+
+    def _store_reading(self) -> list[tuple[str, Reading]]:
+        if self._ping_failure:
+            return [("store", Reading(Status.DOWN, self._ping_failure))]
+        if self._store.writable:
+            return [("store", Reading(Status.DEGRADED, f"cannot be written: {self._store.writable}"))]
+        if self._disk.low:
+            return [("store", Reading(Status.DEGRADED, "the disk is nearly full; new work is refused"))]
+        latency = self._committer.last_latency or self._ping_latency
+        return [("store", Reading(latency=latency)), ("notifier", Reading())]
+
+    def facts(self) -> Facts:
+        """Return what HealthCheck tells beside the report."""
+        index = self._kernel.index
+        return Facts(
+            version=server_version(),
+            start_time=self._start_time,
+            agents_in_contact=sum(len(index.agents_by_session.get(c.key, ())) for c in self._kernel.contacts),
+            queued_tasks=self._kernel.pool.queued,
+            held_tasks=sum(len(held) for held in index.leases_by_agent.values()),
+            last_sequence=self._subscriptions.log.head,
+            draining=self._kernel.draining,
+        )
+
+    def metrics(self) -> Iterator[Sample]:
+        """Yield counters and gauges."""
+        facts = self.facts()
+        committer = self._committer
+        yield Sample("agenthive_agents_in_contact", (), facts.agents_in_contact)
+        yield Sample("agenthive_tasks_queued", (), facts.queued_tasks)
+        yield Sample("agenthive_tasks_held", (), facts.held_tasks)
+        yield Sample("agenthive_tasks_assigned_by_dispatcher_total", (), self._kernel.dispatcher.assigned)
+        yield Sample("agenthive_event_loop_lag_seconds", (), self.lag.lag)
+        yield Sample("agenthive_commit_groups_total", (), committer.groups)
+        yield Sample("agenthive_commit_change_sets_total", (), committer.change_sets)
+        yield Sample("agenthive_commit_rows_total", (), committer.rows)
+        yield Sample("agenthive_commit_failures_total", (), committer.failures)
+        yield Sample("agenthive_commit_seconds", (), committer.last_latency)
+        for name, value in self._subscriptions.metrics().items():
+            yield Sample(f"agenthive_{name}", (), value)
+
+    def snapshot(self, namespace: str | None) -> TakenSnapshot:
+        """Return the agents and open tasks of a namespace (None: all) as events, as of the head of the log."""
+        memory, agents = self._kernel.memory, self._kernel.agents
+        shown = [
+            (agent, agents.shown(agent))
+            for latest in memory.all(Agent)
+            if namespace in (None, latest.namespace)
+            and isinstance(agent := memory.committed((Kind.AGENT, latest.key)), Agent)
+        ]
+        tasks = [
+            task
+            for latest in memory.all(Task)
+            if namespace in (None, latest.namespace)
+            and isinstance(task := memory.committed((Kind.TASK, latest.key)), Task)
+            and not task.terminal
+        ]
+        return self._subscriptions.log.head, snapshot_events(shown, tasks)
