@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agenthive.errors import HiveError, ProtocolViolation, SessionNotFound, Unavailable
 from agenthive.outbox import Lease, Outbox, lease_of, split_heartbeat
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import grpc
 
 __all__ = ["Host", "Lease", "Session", "Timing", "lease_of"]
+
+CONTACT_LOST_AT: Final = 2 / 3
+"""Share of the grace after which contact counts as lost here: exclusive work ends before the server's leases do."""
 
 
 class Session:
@@ -266,8 +269,9 @@ class Session:
         while True:
             heard = self._heard
             silence = self._now() - (heard or 0.0)
-            if silence < self._grace:
-                await asyncio.sleep(self._grace - silence)
+            patience = CONTACT_LOST_AT * self._grace
+            if silence < patience:
+                await asyncio.sleep(patience - silence)
                 continue
             await self._host.contact_lost(silence)
             while self._heard == heard:

@@ -33,7 +33,7 @@ class Host(Protocol):
         ...
 
     async def contact_lost(self, seconds: float) -> None:
-        """Learn, once, that nothing was heard for the reconnect grace: exclusive tasks stop now."""
+        """Learn, once, that nothing was heard for two thirds of the reconnect grace: exclusive tasks stop now."""
         ...
 
 

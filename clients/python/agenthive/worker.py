@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from agenthive.errors import HiveError
 from agenthive.session import Session
 from agenthive.v1 import agent_pb2
 from agenthive.v1 import worker_service_pb2 as pb
@@ -136,9 +138,16 @@ class Worker:
             await host.session.close("the worker stops")
 
     def main(self) -> None:
-        """Run until the agent is stopped, or SIGTERM or SIGINT, which are `stop()`; a second one hands back at once."""
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(self._main())
+        """Run until the agent is stopped, or SIGTERM or SIGINT, which are `stop()`; a second one hands back at once.
+
+        What ends the worker against its will, for example another process taking over as this agent, is a sentence on
+        stderr and exit code 1.
+        """
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                asyncio.run(self._main())
+        except HiveError as error:
+            sys.exit(f"{self.agent_id}: {error}")
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()

@@ -404,7 +404,9 @@ class TaskSpec(_message.Message):
     children_policy: Global___ChildrenPolicy.ValueType
     """Optional. Default CANCEL."""
     exclusive: _builtins.bool
-    """Optional. The worker also stops by itself when it loses contact for the grace, so that two attempts never run at once."""
+    """Optional. The worker also stops by itself when it has lost contact for two thirds of the grace, so that it has ended
+    before another attempt begins.
+    """
     requires_review: _builtins.bool
     """Optional. A result waits in REPORTED for ReviewTask."""
     routing_strategy: Global___RoutingStrategy.ValueType
@@ -779,7 +781,7 @@ class Task(_message.Message):
 
     @_builtins.property
     def progress(self) -> Global___TaskProgress:
-        """Output only. How far it is. Left out of lists."""
+        """Output only. How far it is. Filled in by GetTask."""
 
     @_builtins.property
     def input_request(self) -> Global___InputRequest:
