@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from . import transitions
+from . import attempts
 from .changes import Committed, Conflicted
 from .clock import Clock
 from .decide import Decisions, View
@@ -96,7 +96,7 @@ class Dispatcher:
         if agent is not None and session is not None and session.state is SessionState.OPEN:
             view.check(agent)
             view.check(session)
-        assigned, facts = transitions.assign(task, agent_key[1], session_id, now=now)
+        assigned, facts = attempts.assign(task, agent_key[1], session_id, now=now)
         view.put(assigned, *facts)
 
     def _put_back(self, chosen: list[Key]) -> None:

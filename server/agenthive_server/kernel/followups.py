@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import cast
 
-from . import agent_transitions, message_verbs, transitions
+from . import agent_transitions, attempts, message_verbs, transitions
 from .agents import OVER, REMOTE, Agent, AgentState
 from .clock import Clock
 from .decide import Decisions, View
@@ -180,7 +180,7 @@ class Followups:
             if parent is None or parent.state is not TaskState.CANCEL_REQUESTED or parent.lease is not None:
                 return
             if not self._index.children.get(key):
-                step = transitions.canceled(parent, parent.reason, now=self._clock.now())
+                step = attempts.canceled(parent, parent.reason, now=self._clock.now())
                 view.put(step[0], *step[1])
 
         await self._decisions.run(decide)
@@ -213,11 +213,9 @@ class Followups:
             return
         now = self._clock.now()
         if left:
-            step = transitions.give_back(task, "HANDED_BACK", now=now)
+            step = attempts.give_back(task, "HANDED_BACK", now=now)
         else:
-            step = transitions.lose(
-                task, "LEASE_LOST", now=now, chance=self._chance(), progressed=progressed(view, task)
-            )
+            step = attempts.lose(task, "LEASE_LOST", now=now, chance=self._chance(), progressed=progressed(view, task))
         view.put(step[0], *step[1])
 
     def _lose_agents(self, batch: Iterable[Key], session_id: str, left: bool, reason: str, view: View) -> None:
@@ -247,7 +245,7 @@ class Followups:
                 return
             if agent is not None and agent.session_id == lease.session_id and agent.state is AgentState.READY:
                 return
-            step = transitions.lose(
+            step = attempts.lose(
                 task, "AGENT_GONE", now=self._clock.now(), chance=self._chance(), progressed=progressed(view, task)
             )
             view.put(step[0], *step[1])

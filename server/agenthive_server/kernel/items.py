@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from . import agent_transitions, message_verbs, transitions
+from . import agent_transitions, attempts, message_verbs, transitions
 from .agents import REMOTE, Agent, AgentState
+from .attempts import Step
 from .decide import View
 from .errors import BadRequest, StaleAttempt, agent_not_found, task_not_found
 from .messages import MessageState
@@ -26,7 +27,6 @@ from .session_items import (
 )
 from .sessions import Session
 from .tasks import ErrorClass, Progress, Task, TaskError, TaskState, Usage
-from .transitions import Step
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ def _put(frame: Frame, step: Step) -> None:
 def _accept(frame: Frame, item: Accept) -> None:
     task = _held(frame, item.task_id, item.epoch)
     if task is not None:
-        _put(frame, transitions.accept(task, now=frame.now))
+        _put(frame, attempts.accept(task, now=frame.now))
         _answered(frame, task)
 
 
@@ -98,7 +98,7 @@ def _reject(frame: Frame, item: Reject) -> None:
     if task is None:
         return
     _answered(frame, task)
-    step = transitions.give_back(task, "REJECTED", now=frame.now, avoid_until=frame.now + item.retry_after)
+    step = attempts.give_back(task, "REJECTED", now=frame.now, avoid_until=frame.now + item.retry_after)
     frame.view.put(step[0].evolve(reported_epoch=item.epoch), *step[1])
 
 
@@ -109,7 +109,7 @@ def _hand_back(frame: Frame, item: HandBack) -> None:
     if item.checkpoint:
         write_progress(frame.view, task, frame.now, checkpoint=item.checkpoint)
     _answered(frame, task)
-    step = transitions.give_back(task, "HANDED_BACK", now=frame.now)
+    step = attempts.give_back(task, "HANDED_BACK", now=frame.now)
     frame.view.put(_closed(frame, step[0], item.epoch), *step[1])
 
 
@@ -126,18 +126,18 @@ def _result(frame: Frame, item: Result) -> None:
     if item.usage is not None:
         write_progress(frame.view, task, frame.now, usage=item.usage)
     if item.result is not None:
-        step = transitions.report(task, item.result, now=frame.now)
+        step = attempts.report(task, item.result, now=frame.now)
     elif item.error is not None:
         progress = frame.view.find_progress(task.key) if item.error.error_class is ErrorClass.INFRA else None
         progressed = progress is not None and progress.attempt == task.attempt
-        step = transitions.fail_attempt(task, item.error, now=frame.now, chance=frame.chance(), progressed=progressed)
+        step = attempts.fail_attempt(task, item.error, now=frame.now, chance=frame.chance(), progressed=progressed)
     elif task.state is TaskState.CANCEL_REQUESTED:
-        step = transitions.canceled(task, task.reason, now=frame.now)
+        step = attempts.canceled(task, task.reason, now=frame.now)
     else:
         error = TaskError(
             error_class=ErrorClass.TOOL, reason="CANCELED_BY_WORKER", message=item.canceled or "canceled by its worker"
         )
-        step = transitions.fail_attempt(task, error, now=frame.now, chance=frame.chance())
+        step = attempts.fail_attempt(task, error, now=frame.now, chance=frame.chance())
     frame.view.put(_closed(frame, step[0], item.epoch), *step[1])
 
 

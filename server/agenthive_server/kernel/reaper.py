@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
-from . import transitions
+from . import attempts, transitions
 from .clock import Clock
 from .contact import Contact, Contacts
 from .decide import Decisions, View
@@ -137,7 +137,7 @@ class Reaper:
                 view.put(step[0], *step[1])
         return tired
 
-    def _expired(self, view: View, task: Task, clock: str, now: float, tired: list[Key]) -> transitions.Step | None:
+    def _expired(self, view: View, task: Task, clock: str, now: float, tired: list[Key]) -> attempts.Step | None:
         match clock:
             case "SCHEDULE_TO_CLOSE" | "SCHEDULE_TO_START":
                 return transitions.expire(task, clock, now=now)
@@ -151,17 +151,17 @@ class Reaper:
                 error = TaskError(
                     error_class=ErrorClass.TIMEOUT, reason=clock, message=f"the {clock} clock of the attempt ran out"
                 )
-                return transitions.fail_attempt(task, error, now=now, chance=self._chance())
+                return attempts.fail_attempt(task, error, now=now, chance=self._chance())
 
-    def _unanswered_question(self, task: Task, now: float) -> transitions.Step:
+    def _unanswered_question(self, task: Task, now: float) -> attempts.Step:
         if task.question is not None and task.question.default is not None:
             return transitions.respond(task, task.question.default, now=now, defaulted=True)
         error = TaskError(error_class=ErrorClass.TIMEOUT, reason="INPUT", message="nobody answered in time")
         if task.lease is None:
             return transitions.fail_without_lease(task, error, now=now)
-        return transitions.fail_attempt(task, error, now=now, chance=self._chance())
+        return attempts.fail_attempt(task, error, now=now, chance=self._chance())
 
-    def _not_accepted(self, view: View, task: Task, now: float, tired: list[Key]) -> transitions.Step | None:
+    def _not_accepted(self, view: View, task: Task, now: float, tired: list[Key]) -> attempts.Step | None:
         lease = task.lease
         contact = self._contacts.get((task.namespace, lease.session_id)) if lease else None
         if lease is None or contact is None:
@@ -177,7 +177,7 @@ class Reaper:
             view.put(agent.evolve(unanswered=unanswered))
             if unanswered >= self._limits.unanswered_limit:
                 tired.append((task.namespace, lease.session_id))
-        return transitions.give_back(task, "NO_ACCEPT", now=now, avoid_until=now + self._limits.accept_timeout)
+        return attempts.give_back(task, "NO_ACCEPT", now=now, avoid_until=now + self._limits.accept_timeout)
 
     # Leases and sessions --------------------------------------------------------------------------------------------
 
@@ -218,9 +218,9 @@ class Reaper:
                 return
             now, chance = self._clock.now(), self._chance()
             if error is not None:
-                step = transitions.fail_attempt(held, error, now=now, chance=chance)
+                step = attempts.fail_attempt(held, error, now=now, chance=chance)
             else:
-                step = transitions.lose(
+                step = attempts.lose(
                     held, "HEARTBEAT_TIMEOUT", now=now, chance=chance, progressed=progressed(view, held)
                 )
             view.put(step[0], *step[1])

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Protocol, cast
 
-from . import agent_transitions, items, transitions
+from . import agent_transitions, attempts, items
 from .agents import REMOTE, AgentState, Wanted
 from .clock import Clock
 from .contact import Contact, Contacts
@@ -228,7 +228,7 @@ class SessionVerbs:
             if lease is None or agent is None or agent.session_id != session.id or lease.session_id == session.id:
                 continue
             progress = view.find_progress(key)
-            step = transitions.lose(
+            step = attempts.lose(
                 task,
                 "LEASE_LOST",
                 now=self._clock.now(),

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from typing import cast
 
-from . import transitions
+from . import attempts, transitions
 from .assign import requirement_of
+from .attempts import Step
 from .clock import Clock
 from .decide import Caller, Decisions, View, recall, remember
 from .errors import BadRequest, Exists, Overloaded
@@ -17,7 +18,6 @@ from .ports import NewId
 from .records import Key, Kind, Payload
 from .sessions import SessionState
 from .tasks import MAX_DEPTH, ChildrenPolicy, DependencyPolicy, Task, TaskSpec, TaskState
-from .transitions import Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +117,12 @@ class TaskVerbs:
             view.check(record)
             view.check(session)
         taken[agent.key] = taken.get(agent.key, 0) + 1
-        return transitions.assign(task, agent.key[1], agent.session_id, now=now)
+        return attempts.assign(task, agent.key[1], agent.session_id, now=now)
 
     def _ancestors(self, view: View, namespace: str, spec: TaskSpec, made: Mapping[str, Task]) -> tuple[str, ...]:
         parent = made.get(spec.parent_task_id) or view.task(namespace, spec.parent_task_id)
         if parent.terminal or parent.state is TaskState.CANCEL_REQUESTED:
-            raise transitions.illegal(parent, "given children")
+            raise attempts.illegal(parent, "given children")
         if len(parent.ancestors) + 1 > MAX_DEPTH:
             raise BadRequest(f"tasks nest at most {MAX_DEPTH} deep", field="spec.parent_task_id")
         if parent.id not in made:

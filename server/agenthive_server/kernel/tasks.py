@@ -1,4 +1,4 @@
-"""Tasks: the records of a task, its attempts and its leases. The transitions are in `transitions.py`.
+"""Tasks: the records of a task, its attempts and its leases. The transitions: `transitions.py`, `attempts.py`.
 
 BLOCKED ──► QUEUED ──► ASSIGNED ──► RUNNING ──► REPORTED ──► SUCCEEDED
              ▲ ▲           │           │  │

@@ -1,21 +1,18 @@
 """The state machine of a task: pure functions from a task to the changed task and the facts that tell of it.
 
-Each raises `Refused` when the state does not allow the transition, and changes nothing then.
+Each raises `Refused` when the state does not allow the transition, and changes nothing then. How an attempt begins and
+ends is in `attempts.py`.
 """
 
 from __future__ import annotations
 
-from . import retry
-from .errors import Refused
-from .events import Event, EventType, task_event
+from .attempts import Step, accept, canceled, closed, failed, illegal
+from .events import EventType, task_event
 from .records import Payload
 from .tasks import (
     BLANK_TASK,
     MAX_ANSWERS_KEPT,
-    MAX_ATTEMPTS_KEPT,
     TERMINAL,
-    Attempt,
-    ChildrenPolicy,
     ErrorClass,
     Lease,
     Question,
@@ -25,19 +22,8 @@ from .tasks import (
     TaskState,
 )
 
-Step = tuple[Task, tuple[Event, ...]]
-"""The task as it becomes and the facts that tell of it."""
-
 WAITING = frozenset({TaskState.BLOCKED, TaskState.QUEUED, TaskState.RETRY_WAIT})
 """Open states in which nobody holds the task."""
-
-
-def illegal(task: Task, verb: str) -> Refused:
-    """Return the error for a transition the state does not allow."""
-    return Refused(
-        f"a task in {task.state} cannot be {verb}",
-        metadata={"task_id": task.id, "state": str(task.state)},
-    )
 
 
 def new(
@@ -81,174 +67,6 @@ def release(task: Task, ended: str, *, now: float) -> Step:
     return queued, (task_event(EventType.TASK_RELEASED, queued),)
 
 
-def assign(task: Task, agent_id: str, session_id: str, *, now: float) -> Step:
-    """Lease a QUEUED task to an agent: a new attempt with a lease epoch one higher."""
-    if task.state is not TaskState.QUEUED:
-        raise illegal(task, "assigned")
-    epoch = task.lease_epoch + 1
-    assigned = task.evolve(
-        state=TaskState.ASSIGNED,
-        reason="",
-        attempt=task.attempt + 1,
-        lease_epoch=epoch,
-        lease=Lease(agent_id=agent_id, session_id=session_id, epoch=epoch, assign_time=now),
-        update_time=now,
-    )
-    return assigned, (
-        task_event(
-            EventType.TASK_ASSIGNED, assigned, attempt=assigned.attempt, lease_epoch=epoch, session_id=session_id
-        ),
-    )
-
-
-def accept(task: Task, *, now: float) -> Step:
-    """Note that the agent took the task: RUNNING. A task that runs already stays as it is."""
-    lease = task.lease
-    if lease is None or lease.start_time:
-        return task, ()
-    started = Lease(
-        agent_id=lease.agent_id,
-        session_id=lease.session_id,
-        epoch=lease.epoch,
-        assign_time=lease.assign_time,
-        start_time=now,
-        close_deadline=now + task.spec.timeouts.start_to_close,
-    )
-    state = TaskState.RUNNING if task.state is TaskState.ASSIGNED else task.state
-    running = task.evolve(state=state, lease=started, update_time=now)
-    return running, (task_event(EventType.TASK_STARTED, running, attempt=running.attempt, lease_epoch=lease.epoch),)
-
-
-def _closed(task: Task, error: TaskError | None, counted: bool, now: float) -> tuple[Attempt, ...]:
-    lease = task.lease
-    if lease is None:
-        return task.attempts
-    attempt = Attempt(
-        number=task.attempt,
-        agent_id=lease.agent_id,
-        epoch=lease.epoch,
-        assign_time=lease.assign_time,
-        start_time=lease.start_time,
-        end_time=now,
-        error=error,
-        counted=counted,
-    )
-    return (*task.attempts, attempt)[-MAX_ATTEMPTS_KEPT:]
-
-
-def report(task: Task, result: Payload, *, now: float) -> Step:
-    """Take the result of the attempt: SUCCEEDED, or REPORTED where a review is asked for."""
-    facts: tuple[Event, ...] = ()
-    if task.lease is not None and not task.lease.start_time:
-        task, facts = accept(task, now=now)
-    review = task.spec.requires_review
-    told = task_event(EventType.TASK_REPORTED if review else EventType.TASK_SUCCEEDED, task, attempt=task.attempt)
-    done = task.evolve(
-        state=TaskState.REPORTED if review else TaskState.SUCCEEDED,
-        reason="",
-        attempts=_closed(task, None, True, now),
-        counted_attempts=task.counted_attempts + 1,
-        lost_leases=0,
-        lease=None,
-        result=result,
-        error=None,
-        question=None,
-        update_time=now,
-        end_time=0.0 if review else now,
-    )
-    return done, (*facts, told)
-
-
-def fail_attempt(task: Task, error: TaskError, *, now: float, chance: float, progressed: bool = False) -> Step:
-    """End the attempt with an error and decide what follows: another one, FAILED, QUARANTINED, or CANCELED as asked.
-
-    `progressed`: the attempt had reported progress or a checkpoint, so a lost lease does not point at poison.
-    """
-    if task.lease is None:
-        raise illegal(task, "failed")
-    agent_id = task.lease.agent_id
-    if task.state is TaskState.CANCEL_REQUESTED:
-        return canceled(task, task.reason, now=now, error=error)
-    infra = error.error_class is ErrorClass.INFRA
-    lost = (0 if progressed else task.lost_leases) + 1 if infra else 0
-    decision = retry.decide(task.spec.retry, error, task.counted_attempts, chance)
-    counted = task.counted_attempts + (1 if decision.counted else 0)
-    ended = task.evolve(
-        attempts=_closed(task, error, decision.counted, now),
-        counted_attempts=counted,
-        lost_leases=lost,
-        question=None,
-        update_time=now,
-    )
-    if infra and lost >= retry.POISON_LIMIT:
-        return _quarantined(ended, error, now)
-    if decision.delay is None:
-        return _failed(ended, error, now)
-    if infra:
-        ended = avoiding(ended, agent_id, now + retry.LOST_AVOID, now)
-        if decision.delay <= 0:
-            return _requeued(ended, error.reason or "INFRA", now)
-    return _waiting(ended, error, now + decision.delay, now)
-
-
-def _failed(task: Task, error: TaskError, now: float) -> Step:
-    told = task_event(EventType.TASK_FAILED, task, attempt=task.attempt, error=error)
-    return task.evolve(state=TaskState.FAILED, reason=error.message, error=error, lease=None, end_time=now), (told,)
-
-
-def _quarantined(task: Task, error: TaskError, now: float) -> Step:
-    told = task_event(EventType.TASK_QUARANTINED, task, lost_leases=task.lost_leases)
-    ended = task.evolve(state=TaskState.QUARANTINED, reason=error.message, error=error, lease=None, end_time=now)
-    return ended, (told,)
-
-
-def _waiting(task: Task, error: TaskError, retry_time: float, now: float) -> Step:
-    told = task_event(EventType.TASK_RETRY_SCHEDULED, task, attempt=task.attempt, error=error, retry_time=retry_time)
-    if task.state is TaskState.PAUSED:
-        return task.evolve(paused_from=TaskState.RETRY_WAIT, retry_time=retry_time, lease=None, error=error), (told,)
-    return (
-        task.evolve(state=TaskState.RETRY_WAIT, retry_time=retry_time, lease=None, error=error, reason=error.message),
-        (told,),
-    )
-
-
-def _requeued(task: Task, reason: str, now: float) -> Step:
-    told = task_event(EventType.TASK_REQUEUED, task, attempt=task.attempt, reason=reason)
-    if task.state is TaskState.PAUSED:
-        return task.evolve(paused_from=TaskState.QUEUED, lease=None, update_time=now), (told,)
-    queued = task.evolve(
-        state=TaskState.QUEUED, reason=reason, lease=None, question=None, queue_time=now, update_time=now
-    )
-    return queued, (told,)
-
-
-def avoiding(task: Task, agent_id: str, until: float, now: float) -> Task:
-    """Return the task, not to be offered to an agent before a time."""
-    kept = tuple((a, t) for a, t in task.avoid if t > now and a != agent_id)[-15:]
-    return task.evolve(avoid=(*kept, (agent_id, until)))
-
-
-def give_back(task: Task, reason: str, *, now: float, avoid_until: float = 0.0) -> Step:
-    """End the attempt without counting it: rejected, not answered, handed back. QUEUED again, or CANCELED as asked."""
-    if task.lease is None:
-        raise illegal(task, "given back")
-    if task.state is TaskState.CANCEL_REQUESTED:
-        return canceled(task, task.reason, now=now)
-    error = TaskError(error_class=ErrorClass.INFRA, reason=reason)
-    if avoid_until:
-        task = avoiding(task, task.lease.agent_id, avoid_until, now)
-    return _requeued(task.evolve(attempts=_closed(task, error, False, now)), reason, now)
-
-
-def lose(task: Task, reason: str, *, now: float, chance: float, progressed: bool) -> Step:
-    """End the lease because contact was lost or the pulse for it stopped."""
-    if task.lease is not None and not task.lease.start_time:
-        return give_back(task, reason, now=now)
-    return fail_attempt(
-        task, TaskError(error_class=ErrorClass.INFRA, reason=reason), now=now, chance=chance, progressed=progressed
-    )
-
-
 def request_cancel(task: Task, reason: str, *, now: float, wait: bool = False) -> Step:
     """Ask for the end: CANCELED at once when nobody holds it, else CANCEL_REQUESTED; terminal tasks stay as they are.
 
@@ -262,26 +80,6 @@ def request_cancel(task: Task, reason: str, *, now: float, wait: bool = False) -
     return asked, (task_event(EventType.TASK_CANCEL_REQUESTED, asked, reason=reason),)
 
 
-def canceled(task: Task, reason: str, *, now: float, error: TaskError | None = None) -> Step:
-    """End the task as CANCELED. One that waits for its children only loses its lease now; the end follows theirs."""
-    if task.lease is not None and task.spec.children_policy is ChildrenPolicy.WAIT:
-        asked = task_event(EventType.TASK_CANCEL_REQUESTED, task, reason=reason)
-        attempts = _closed(task, error, False, now)
-        changes = {"reason": reason, "attempts": attempts, "lease": None, "question": None, "update_time": now}
-        return task.evolve(state=TaskState.CANCEL_REQUESTED, **changes), (asked,)
-    told = task_event(EventType.TASK_CANCELED, task, reason=reason)
-    ended = task.evolve(
-        state=TaskState.CANCELED,
-        reason=reason,
-        attempts=_closed(task, error, False, now),
-        lease=None,
-        question=None,
-        update_time=now,
-        end_time=now,
-    )
-    return ended, (told,)
-
-
 def expire(task: Task, clock: str, *, now: float) -> Step:
     """End the task because a clock of the whole task ran out."""
     error = TaskError(error_class=ErrorClass.TIMEOUT, reason=clock, message=f"the {clock} clock ran out")
@@ -290,7 +88,7 @@ def expire(task: Task, clock: str, *, now: float) -> Step:
         state=TaskState.EXPIRED,
         reason=error.message,
         error=error,
-        attempts=_closed(task, error, False, now),
+        attempts=closed(task, error, False, now),
         lease=None,
         question=None,
         update_time=now,
@@ -312,7 +110,7 @@ def fail_dependency(task: Task, ended: str, *, now: float) -> Step:
     error = TaskError(
         error_class=ErrorClass.INVALID, reason="DEPENDENCY_FAILED", message=f"task {ended} ended without success"
     )
-    return _failed(task.evolve(waiting_on=(), update_time=now), error, now)
+    return failed(task.evolve(waiting_on=(), update_time=now), error, now)
 
 
 def pause(task: Task, *, now: float) -> Step:
@@ -360,7 +158,7 @@ def ask(task: Task, question: Question, *, now: float) -> Step:
     told = task_event(EventType.TASK_INPUT_REQUESTED, task, question=question.question[:1024])
     changes: dict[str, object] = {}
     if question.release_slot:
-        changes = {"lease": None, "attempts": _closed(task, None, False, now)}
+        changes = {"lease": None, "attempts": closed(task, None, False, now)}
     asked = task.evolve(state=TaskState.INPUT_REQUIRED, question=question, update_time=now, **changes)
     return asked, (*facts, told)
 
@@ -382,7 +180,7 @@ def respond(task: Task, answer: Payload, *, now: float, defaulted: bool = False)
 
 def fail_without_lease(task: Task, error: TaskError, *, now: float) -> Step:
     """End a task that waits for an answer nobody gives, and that nobody holds."""
-    return _failed(task.evolve(question=None, update_time=now), error, now)
+    return failed(task.evolve(question=None, update_time=now), error, now)
 
 
 def approve(task: Task, *, now: float) -> Step:
@@ -400,7 +198,7 @@ def send_back(task: Task, comment: str, *, now: float) -> Step:
     told = task_event(EventType.TASK_SENT_BACK, task, comment=comment)
     if task.counted_attempts >= task.spec.retry.maximum_attempts:
         error = TaskError(error_class=ErrorClass.TOOL, reason="SENT_BACK", message=comment)
-        ended, facts = _failed(task, error, now)
+        ended, facts = failed(task, error, now)
         return ended.evolve(update_time=now), (told, *facts)
     note = Payload(content_type="text/plain", data=comment.encode())
     queued = task.evolve(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from agenthive_server.kernel import transitions
+from agenthive_server.kernel import attempts, transitions
 from agenthive_server.kernel.errors import Refused
 from agenthive_server.kernel.events import EventType
 from agenthive_server.kernel.records import Payload
@@ -35,11 +35,11 @@ def _new(**spec: object) -> Task:
 
 
 def _assigned(task: Task | None = None) -> Task:
-    return transitions.assign(task or _new(), "a", "s", now=1.0)[0]
+    return attempts.assign(task or _new(), "a", "s", now=1.0)[0]
 
 
 def _running(task: Task | None = None) -> Task:
-    return transitions.accept(_assigned(task), now=2.0)[0]
+    return attempts.accept(_assigned(task), now=2.0)[0]
 
 
 def _in(state: TaskState) -> Task:  # noqa: C901 - one case for each state
@@ -55,9 +55,9 @@ def _in(state: TaskState) -> Task:  # noqa: C901 - one case for each state
         case S.RUNNING:
             return _running()
         case S.REPORTED:
-            return transitions.report(_running(_new(requires_review=True)), DONE, now=now)[0]
+            return attempts.report(_running(_new(requires_review=True)), DONE, now=now)[0]
         case S.RETRY_WAIT:
-            return transitions.fail_attempt(_running(), ODD, now=now, chance=0.5)[0]
+            return attempts.fail_attempt(_running(), ODD, now=now, chance=0.5)[0]
         case S.INPUT_REQUIRED:
             return transitions.ask(_running(), Question(question="?"), now=now)[0]
         case S.PAUSED:
@@ -65,10 +65,10 @@ def _in(state: TaskState) -> Task:  # noqa: C901 - one case for each state
         case S.CANCEL_REQUESTED:
             return transitions.request_cancel(_running(), "no", now=now)[0]
         case S.SUCCEEDED:
-            return transitions.report(_running(), DONE, now=now)[0]
+            return attempts.report(_running(), DONE, now=now)[0]
         case S.FAILED:
             error = TaskError(error_class=ErrorClass.INVALID)
-            return transitions.fail_attempt(_running(), error, now=now, chance=0.5)[0]
+            return attempts.fail_attempt(_running(), error, now=now, chance=0.5)[0]
         case S.CANCELED:
             return transitions.request_cancel(_new(), "no", now=now)[0]
         case S.EXPIRED:
@@ -76,12 +76,12 @@ def _in(state: TaskState) -> Task:  # noqa: C901 - one case for each state
         case S.QUARANTINED:
             task = _new()
             for _ in range(3):
-                task = transitions.lose(_running(task), "LEASE_LOST", now=now, chance=0.5, progressed=False)[0]
+                task = attempts.lose(_running(task), "LEASE_LOST", now=now, chance=0.5, progressed=False)[0]
             return task
 
 
-VERBS: dict[str, tuple[Callable[[Task], transitions.Step], set[TaskState]]] = {
-    "assign": (lambda t: transitions.assign(t, "a", "s", now=9.0), {S.QUEUED}),
+VERBS: dict[str, tuple[Callable[[Task], attempts.Step], set[TaskState]]] = {
+    "assign": (lambda t: attempts.assign(t, "a", "s", now=9.0), {S.QUEUED}),
     "pause": (
         lambda t: transitions.pause(t, now=9.0),
         {S.BLOCKED, S.QUEUED, S.RETRY_WAIT, S.ASSIGNED, S.RUNNING, S.PAUSED},
@@ -95,7 +95,7 @@ VERBS: dict[str, tuple[Callable[[Task], transitions.Step], set[TaskState]]] = {
     "due": (lambda t: transitions.due(t, now=9.0), {S.RETRY_WAIT}),
     "cancel": (lambda t: transitions.request_cancel(t, "no", now=9.0), set(S)),
     "fail": (
-        lambda t: transitions.fail_attempt(t, ODD, now=9.0, chance=0.5),
+        lambda t: attempts.fail_attempt(t, ODD, now=9.0, chance=0.5),
         {S.ASSIGNED, S.RUNNING, S.INPUT_REQUIRED, S.CANCEL_REQUESTED},
     ),
 }
@@ -129,43 +129,43 @@ def test_a_terminal_task_is_left_by_retry_alone_and_begins_afresh(state: TaskSta
 
 
 def test_a_result_implies_the_acceptance() -> None:
-    done, facts = transitions.report(_assigned(), DONE, now=3.0)
+    done, facts = attempts.report(_assigned(), DONE, now=3.0)
     assert [fact.type for fact in facts] == [EventType.TASK_STARTED, EventType.TASK_SUCCEEDED]
     assert done.attempts[0].start_time == 3.0
 
 
 def test_a_result_before_the_cancellation_counts() -> None:
-    assert transitions.report(_in(S.CANCEL_REQUESTED), DONE, now=5.0)[0].state is S.SUCCEEDED
+    assert attempts.report(_in(S.CANCEL_REQUESTED), DONE, now=5.0)[0].state is S.SUCCEEDED
 
 
 def test_three_leases_lost_in_a_row_are_poison_but_not_after_progress() -> None:
     task = _new()
     for n, progressed in enumerate([False, False, True, False]):
-        task = transitions.lose(_running(task), "LEASE_LOST", now=n * 10.0, chance=0.5, progressed=progressed)[0]
+        task = attempts.lose(_running(task), "LEASE_LOST", now=n * 10.0, chance=0.5, progressed=progressed)[0]
         assert task.state is S.QUEUED
-    task = transitions.lose(_running(task), "LEASE_LOST", now=50.0, chance=0.5, progressed=False)[0]
+    task = attempts.lose(_running(task), "LEASE_LOST", now=50.0, chance=0.5, progressed=False)[0]
     assert (task.state, task.counted_attempts) == (S.QUARANTINED, 0)
 
 
 def test_a_lease_lost_before_it_was_accepted_says_nothing_about_the_task() -> None:
-    task = transitions.lose(_assigned(), "LEASE_LOST", now=5.0, chance=0.5, progressed=False)[0]
+    task = attempts.lose(_assigned(), "LEASE_LOST", now=5.0, chance=0.5, progressed=False)[0]
     assert (task.state, task.lost_leases, task.attempts[0].counted) == (S.QUEUED, 0, False)
 
 
 def test_a_lost_task_goes_elsewhere_first() -> None:
-    task = transitions.fail_attempt(_running(), INFRA, now=5.0, chance=0.5)[0]
+    task = attempts.fail_attempt(_running(), INFRA, now=5.0, chance=0.5)[0]
     assert task.avoid == (("a", 10.0),)
 
 
 def test_what_ends_while_paused_stays_paused() -> None:
     paused = transitions.pause(_running(), now=3.0)[0]
-    requeued = transitions.give_back(paused, "HANDED_BACK", now=4.0)[0]
+    requeued = attempts.give_back(paused, "HANDED_BACK", now=4.0)[0]
     assert (requeued.state, requeued.lease) == (S.PAUSED, None)
     assert transitions.resume(requeued, now=5.0)[0].state is S.QUEUED
-    waiting = transitions.fail_attempt(paused, ODD, now=4.0, chance=0.5)[0]
+    waiting = attempts.fail_attempt(paused, ODD, now=4.0, chance=0.5)[0]
     assert waiting.state is S.PAUSED
     assert transitions.resume(waiting, now=5.0)[0].state is S.RETRY_WAIT
-    assert transitions.report(paused, DONE, now=4.0)[0].state is S.SUCCEEDED
+    assert attempts.report(paused, DONE, now=4.0)[0].state is S.SUCCEEDED
 
 
 def test_dependencies_that_end_while_paused_do_not_resume_it() -> None:
@@ -177,7 +177,7 @@ def test_dependencies_that_end_while_paused_do_not_resume_it() -> None:
 
 def test_sent_back_for_the_last_time_is_failed() -> None:
     task = _new(requires_review=True, retry=RetryPolicy(maximum_attempts=1))
-    reported = transitions.report(_running(task), DONE, now=3.0)[0]
+    reported = attempts.report(_running(task), DONE, now=3.0)[0]
     ended, facts = transitions.send_back(reported, "no", now=4.0)
     assert ended.state is S.FAILED
     assert [fact.type for fact in facts] == [EventType.TASK_SENT_BACK, EventType.TASK_FAILED]
