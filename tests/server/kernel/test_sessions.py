@@ -413,3 +413,14 @@ async def test_a_worker_that_was_killed_and_started_again_need_not_wait_for_the_
 async def test_replacing_a_session_nobody_knows_is_no_error(hive: Hive) -> None:
     hello = Hello(agents=(HostedAgent(agent_id="a", spec=AgentSpec()),), replaces="long-gone")
     assert (await hive.worker(hello=hello)).session_id
+
+
+async def test_a_worker_that_comes_back_without_any_number_of_its_agents_is_welcome(hive: Hive) -> None:
+    names = [f"a{number}" for number in range(1_500)]
+    first = await hive.worker(*names)
+    await first.lose()
+    back = await hive.worker(hello=Hello(session_id=first.session_id, agents=(HostedAgent(agent_id="a0"),)))
+    assert back.session_id == first.session_id
+    await hive.settle()
+    states = [(await hive.kernel.agents.get(NAMESPACE, name)).state for name in names]
+    assert states == [AgentState.READY] + [AgentState.LOST] * 1_499

@@ -1,0 +1,209 @@
+"""Opening a session: a worker says hello, brings its agents along or back, and learns which of its leases are valid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from . import agent_transitions, attempts
+from .agents import REMOTE, AgentState, Wanted
+from .clock import Clock
+from .contact import Contacts
+from .decide import Decisions, View
+from .errors import NotFound, SessionFenced, agent_not_found
+from .events import Event, EventType
+from .index import Index
+from .limits import Limits
+from .owed import Owed
+from .ports import Chance, NewId
+from .records import Key, Kind
+from .session_items import Hello, HostedAgent, LeaseRef, Link, Welcome
+from .sessions import Session, SessionState
+
+AGENTS_AT_ONCE = 200
+LEASES_AT_ONCE = 200
+
+
+def session_event(kind: EventType, session: Session, **data: object) -> Event:
+    """Return a fact about a session."""
+    return Event(type=kind, namespace=session.namespace, session_id=session.id, labels=session.labels, data=dict(data))
+
+
+class SessionOpening:
+    """Opens sessions, fences the older ones of the same agents, and tells the new one what it is owed."""
+
+    def __init__(
+        self,
+        decisions: Decisions,
+        index: Index,
+        contacts: Contacts,
+        owed: Owed,
+        clock: Clock,
+        new_id: NewId,
+        chance: Chance,
+        limits: Limits,
+    ) -> None:
+        self._decisions = decisions
+        self._memory = decisions.memory
+        self._index = index
+        self._contacts = contacts
+        self._owed = owed
+        self._clock = clock
+        self._new_id = new_id
+        self._chance = chance
+        self._limits = limits
+
+    async def open(self, namespace: str, principal: str, hello: Hello, link: Link) -> Welcome:
+        """Open or resume as `SessionVerbs.connect` says."""
+        session_id = hello.session_id or self._new_id()
+        with self._contacts.expecting((namespace, session_id)):
+            session, fenced = await self._record(namespace, principal, session_id, hello)
+            await self._missing(session, {agent.agent_id for agent in hello.agents})
+            await self._displace(session, hello.agents)
+            old = self._contacts.get(session.key)
+            if old is not None:
+                old.link.fence(SessionFenced("the session was taken over by a newer stream"))
+            self._contacts.add(session.key, session.epoch, link)
+            for key in fenced:
+                self._fence(key)
+            valid = self._valid(session, hello.leases)
+            self._owed.deliver(session, link, {lease.task_id for lease in valid})
+        return Welcome(
+            session_id=session.id,
+            epoch=session.epoch,
+            resumed=bool(hello.session_id),
+            valid_leases=tuple(valid),
+            heartbeat_interval=self._limits.heartbeat_interval,
+            reconnect_grace=self._limits.reconnect_grace,
+            accept_timeout=self._limits.accept_timeout,
+        )
+
+    async def _record(self, namespace: str, principal: str, session_id: str, hello: Hello) -> tuple[Session, list[Key]]:
+        """Write the session and bring its agents in; returns it and the sessions that lose agents by it."""
+        first, rest = hello.agents[:AGENTS_AT_ONCE], hello.agents[AGENTS_AT_ONCE:]
+
+        def decide(view: View) -> tuple[Session, list[Key]]:
+            session = self._opened(view, namespace, principal, session_id, hello)
+            return session, self._adopt(session, first, view)
+
+        session, fenced = await self._decisions.run(decide)
+        for start in range(0, len(rest), AGENTS_AT_ONCE):
+            batch = rest[start : start + AGENTS_AT_ONCE]
+            fenced += await self._decisions.run(partial(self._adopt, session, batch))
+        return session, fenced
+
+    def _opened(self, view: View, namespace: str, principal: str, session_id: str, hello: Hello) -> Session:
+        old = view.find_session((namespace, session_id))
+        now = self._clock.now()
+        if hello.session_id:
+            if old is None:
+                raise NotFound("no such session, or it has ended", reason="SESSION_NOT_FOUND")
+            session = old.evolve(
+                state=SessionState.OPEN, epoch=old.epoch + 1, suspect_time=0.0, draining=False, runner=hello.runner
+            )
+            return view.put(session, session_event(EventType.SESSION_RESUMED, session, session_epoch=session.epoch))
+        session = Session(
+            namespace=namespace,
+            id=session_id,
+            runner=hello.runner,
+            labels=dict(hello.labels),
+            software=hello.software,
+            display_name=hello.display_name,
+            principal=principal,
+            open_time=now,
+        )
+        fact = session_event(
+            EventType.SESSION_OPENED,
+            session,
+            agent_count=len(hello.agents),
+            runner=hello.runner is not None,
+            software=hello.software,
+        )
+        return view.put(session, fact)
+
+    def _adopt(self, session: Session, hosted: Sequence[HostedAgent], view: View) -> list[Key]:
+        """Bring agents into a session; returns the sessions that are fenced by it."""
+        fenced: list[Key] = []
+        now = self._clock.now()
+        for entry in hosted:
+            agent = view.find_agent((session.namespace, entry.agent_id))
+            if agent is None:
+                if entry.spec is None:
+                    if session.runner is not None:
+                        continue
+                    raise agent_not_found(entry.agent_id)
+                agent, facts = agent_transitions.spawn(session.namespace, entry.agent_id, entry.spec, now=now)
+                agent = view.put(agent, *facts)
+            elif entry.spec is not None and agent.spec.driver == REMOTE and entry.spec != agent.spec:
+                changed, facts = agent_transitions.update(agent, entry.spec, now=now)
+                agent = view.put(changed, *facts)
+            if agent.session_id not in ("", session.id):
+                fenced.append((session.namespace, agent.session_id))
+            if agent.wanted is Wanted.STOPPED and agent.state is AgentState.STOPPED:
+                continue
+            if agent.spec.driver != REMOTE and agent.runner_session_id != session.id:
+                continue
+            there, facts = agent_transitions.ready(agent, session.id, now=now)
+            if there is not agent:
+                view.put(there, *facts)
+        return fenced
+
+    async def _missing(self, session: Session, there: set[str]) -> None:
+        """Note the agents of a resumed session that its worker does not host any more."""
+        gone = [key for key in self._index.agents_by_session.get(session.key, {}) if key[1] not in there]
+        for start in range(0, len(gone), AGENTS_AT_ONCE):
+            await self._decisions.run(partial(self._lose_some, session, gone[start : start + AGENTS_AT_ONCE]))
+
+    def _lose_some(self, session: Session, keys: Sequence[Key], view: View) -> None:
+        for key in keys:
+            agent = view.find_agent(key)
+            if agent is None or agent.session_id != session.id:
+                continue
+            # One that is being woken has no process yet: its runner is told again.
+            if agent.state is not AgentState.WAKING or session.runner is None:
+                reason = "its worker came back without it"
+                step = agent_transitions.ended(agent, AgentState.LOST, reason, now=self._clock.now())
+                view.put(step[0], *step[1])
+
+    async def _displace(self, session: Session, hosted: Sequence[HostedAgent]) -> None:
+        """End the leases the agents of this session hold through other ones."""
+        keys = [
+            key
+            for entry in hosted
+            for key in self._index.leases_by_agent.get((session.namespace, entry.agent_id), {})
+            if key not in self._index.leases_by_session.get(session.key, {})
+        ]
+        for start in range(0, len(keys), LEASES_AT_ONCE):
+            await self._decisions.run(partial(self._displace_some, session, keys[start : start + LEASES_AT_ONCE]))
+
+    def _displace_some(self, session: Session, keys: Sequence[Key], view: View) -> None:
+        view.need((Kind.PROGRESS, key) for key in keys)
+        for key in keys:
+            task = view.task(*key)
+            lease = task.lease
+            agent = view.find_agent((task.namespace, lease.agent_id)) if lease else None
+            if lease is None or agent is None or agent.session_id != session.id or lease.session_id == session.id:
+                continue
+            progress = view.find_progress(key)
+            step = attempts.lose(
+                task,
+                "LEASE_LOST",
+                now=self._clock.now(),
+                chance=self._chance(),
+                progressed=progress is not None and progress.attempt == task.attempt,
+            )
+            view.put(step[0], *step[1])
+
+    def _fence(self, key: Key) -> None:
+        contact = self._contacts.get(key)
+        if contact is not None and not self._index.agents_by_session.get(key):
+            contact.link.fence(SessionFenced("a newer session hosts the agents of this one"))
+
+    def _valid(self, session: Session, leases: Sequence[LeaseRef]) -> list[LeaseRef]:
+        valid: list[LeaseRef] = []
+        for lease in leases:
+            task = self._memory.task((session.namespace, lease.task_id))
+            held = task.lease if task else None
+            if held is not None and held.epoch == lease.epoch and held.session_id == session.id:
+                valid.append(lease)
+        return valid
