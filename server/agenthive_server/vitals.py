@@ -103,7 +103,7 @@ class Vitals:
             queued_tasks=self._kernel.pool.queued,
             held_tasks=sum(len(held) for held in index.leases_by_agent.values()),
             last_sequence=self._subscriptions.log.head,
-            draining=self._kernel.draining,
+            draining=self._board.draining,
         )
 
     def metrics(self) -> Iterator[Sample]:

@@ -39,6 +39,11 @@ class Board:
         """Whether the server may receive traffic."""
         return self._serving[""]
 
+    @property
+    def draining(self) -> bool:
+        """Whether the server stops, and will not serve again."""
+        return self._draining
+
     def add(self, services: Iterable[str]) -> None:
         """Show services; they serve when the server does."""
         for name in services:
