@@ -194,6 +194,8 @@ class App:
         self.port = self._server.ports[0]
         self.phase = Phase.READY
         self.board.serve(serving=True)
+        # The first report is what "since" is counted from.
+        self.vitals.report()
         gc.collect()
         gc.freeze()
         # Almost nothing here is cyclic; looking for it as often as Python does cost an eighth of a delegated task.
