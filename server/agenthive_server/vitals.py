@@ -26,6 +26,9 @@ from agenthive_server.telemetry import Sample
 PING_EVERY = 2.0
 """Seconds between two reads of the database."""
 
+LATE_RING = 1.0
+"""Seconds after which readers look by themselves: a ring that takes longer is of no use."""
+
 
 def server_version() -> str:
     """Return the version of the installed package."""
@@ -64,7 +67,7 @@ class Vitals:
         self._ping_failure = ""
         self.lag = LoopLag()
         self._health = Health(clock)
-        for probe in (self._store_reading, kernel.probe, self.lag.probe, loops.probe):
+        for probe in (self._store_reading, self._notifier_reading, kernel.probe, self.lag.probe, loops.probe):
             self._health.add(probe)
 
     def report(self) -> Report:
@@ -91,7 +94,13 @@ class Vitals:
         if self._disk.low:
             return [("store", Reading(Status.DEGRADED, "the disk is nearly full; new work is refused"))]
         latency = self._committer.last_latency or self._ping_latency
-        return [("store", Reading(latency=latency)), ("notifier", Reading())]
+        return [("store", Reading(latency=latency))]
+
+    def _notifier_reading(self) -> list[tuple[str, Reading]]:
+        latency = self._subscriptions.notifier.latency
+        late = latency is not None and latency > LATE_RING
+        reason = "readers were woken late the last time" if late else ""
+        return [("notifier", Reading(Status.DEGRADED if late else Status.OK, reason, latency))]
 
     def facts(self) -> Facts:
         """Return what HealthCheck tells beside the report."""

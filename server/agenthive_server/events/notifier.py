@@ -46,6 +46,9 @@ class LocalNotifier:
         self._crowd = 0.0
         self._alarm: asyncio.Future[None] | None = None
         self._due = math.inf
+        self._rung_at = 0.0
+        # Seconds from the last ring that found readers until they were let go; None before the first.
+        self.latency: float | None = None
 
     @property
     def waiting(self) -> int:
@@ -64,7 +67,8 @@ class LocalNotifier:
         if self._waking is not None:
             return
         loop = asyncio.get_running_loop()
-        delay = self._next_wake - loop.time()
+        self._rung_at = loop.time()
+        delay = self._next_wake - self._rung_at
         if delay > 0:
             self._waking = loop.call_later(delay, self._wake)
         elif self._waiters:
@@ -118,6 +122,7 @@ class LocalNotifier:
 
     def _wake(self) -> None:
         self._waking = None
+        self.latency = asyncio.get_running_loop().time() - self._rung_at
         head = self._announced = self._head
         waiters, self._waiters = self._waiters, []
         before = len(self._ready)
