@@ -24,7 +24,7 @@ from agenthive_server.kernel.followups import FOLLOWED
 from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import Store, StoreUnusable
-from agenthive_server.lifecycle import Loops, Phase, Signals, allow_connections
+from agenthive_server.lifecycle import Loops, Signals, allow_connections
 from agenthive_server.rpc.adapter import Adapter
 from agenthive_server.rpc.agents import AgentMethods
 from agenthive_server.rpc.blobs import BlobMethods
@@ -101,7 +101,6 @@ class App:
         self.settings = settings
         self.clock = clock or SystemClock()
         self.new_id = Ids(self.clock)
-        self.phase = Phase.STARTING
         self.port = 0
         self._config_dir = (config_path.parent if config_path else Path()).resolve()
         server = settings.server
@@ -192,7 +191,6 @@ class App:
         await fleet.muster(self.kernel.agents, self.settings.agents, self._config_dir)
         await self._server.start()
         self.port = self._server.ports[0]
-        self.phase = Phase.READY
         self.board.serve(serving=True)
         # The first report is what "since" is counted from.
         self.vitals.report()
@@ -253,7 +251,6 @@ class App:
         if self.runner is not None:
             await _until(self.runner.stop(), hurry)
             self._running_runner.cancel()
-        self.phase = Phase.DRAINING
         if self._server is not None:
             await drain(
                 self._server,
@@ -274,7 +271,6 @@ class App:
         if self._committing is not None:
             await self._committing
         await self.store.close()
-        self.phase = Phase.STOPPED
 
 
 async def serve(settings: Settings, config_path: Path | None = None) -> int:

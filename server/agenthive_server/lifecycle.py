@@ -1,4 +1,4 @@
-"""STARTING → READY → DRAINING → STOPPED: background loops kept alive, signals, the lag of the event loop."""
+"""What a server process lives by: background loops that are kept alive, signals, the lag of the event loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import resource
 import signal
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from enum import StrEnum
 from typing import Any
 
 from agenthive_server.kernel.clock import Clock
@@ -20,15 +19,6 @@ Loop = Callable[[], Coroutine[Any, Any, None]]
 
 REST = 1.0
 """Seconds before a loop that failed is started again."""
-
-
-class Phase(StrEnum):
-    """Where the server is in its life."""
-
-    STARTING = "STARTING"
-    READY = "READY"
-    DRAINING = "DRAINING"
-    STOPPED = "STOPPED"
 
 
 class Loops:

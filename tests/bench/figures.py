@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.side_by_side import ROOT, Process, echo_server, hive, load, start, sync_cost
+from tests.bench.side_by_side import ROOT, Process, echo_server, hive, load, sync_cost
 
 ROUNDS = 3
 SECONDS = 3.0
@@ -179,6 +179,3 @@ def _idle(kind: str, server: Process, count: int) -> Iterator[None]:
     finally:
         popen.kill()
         popen.wait()
-
-
-__all__ = ["FIGURES", "Figure", "start"]

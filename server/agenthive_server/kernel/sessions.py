@@ -15,11 +15,10 @@ from .records import Kind, Record
 
 
 class SessionState(StrEnum):
-    """Stored states of a session."""
+    """Stored states of a session; one that has ended has no record."""
 
     OPEN = "OPEN"
     SUSPECT = "SUSPECT"
-    ENDED = "ENDED"
 
 
 @dataclass(frozen=True, kw_only=True)
