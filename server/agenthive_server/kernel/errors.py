@@ -121,6 +121,24 @@ class DeadlineExceeded(KernelError):
     reason = "DEADLINE_EXCEEDED"
 
 
+class Unauthenticated(KernelError):
+    """Credentials are missing or not valid. UNAUTHENTICATED."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(KernelError):
+    """The principal may not do this. PERMISSION_DENIED."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class PluginFailed(KernelError):
+    """A plugin without which nothing may pass could not do its part; the metadata names the `plugin`. UNAVAILABLE."""
+
+    reason = "PLUGIN_FAILED"
+
+
 class DataLoss(KernelError):
     """Content does not match its digest. DATA_LOSS."""
 

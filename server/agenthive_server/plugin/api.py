@@ -1,141 +1,168 @@
-"""The one module plugin authors import: what an interceptor sees of a call, and what it may do about it."""
+"""The one module plugin authors import: everything a plugin is made of, is given, sees and may raise.
+
+A plugin is a `Registration`, found by the entry point group `agenthive.plugins`, whose `open` is an async context
+manager: entering starts it, leaving stops it, and what it yields is a `Plugin`, its acts. `../../../plugins/README.md`
+shows one in ten minutes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping
-from dataclasses import dataclass
-from enum import Enum, IntEnum
-from typing import Any, Final, Protocol
+from agenthive_server.kernel.agent_verbs import NewAgent, ShownAgent
+from agenthive_server.kernel.agents import Agent, AgentSpec, AgentState, RestartMode, RestartPolicy
+from agenthive_server.kernel.assign import Candidate, Scorer
+from agenthive_server.kernel.clock import Clock, ManualClock, SystemClock
+from agenthive_server.kernel.errors import (
+    BadRequest,
+    Conflict,
+    DeadlineExceeded,
+    Draining,
+    Exists,
+    KernelError,
+    NotFound,
+    NotImplementedHere,
+    Overloaded,
+    PermissionDenied,
+    Refused,
+    StoreUnavailable,
+    Unauthenticated,
+    agent_not_found,
+    task_not_found,
+)
+from agenthive_server.kernel.events import TERMINAL_EVENTS, Event, EventType, Severity
+from agenthive_server.kernel.health import ComponentReport, Status
+from agenthive_server.kernel.messages import Message, Urgency
+from agenthive_server.kernel.ports import Query
+from agenthive_server.kernel.proposals import (
+    AMENDABLE,
+    Completing,
+    Delegating,
+    HookState,
+    Joining,
+    Proposal,
+    Spawning,
+)
+from agenthive_server.kernel.records import Payload
+from agenthive_server.kernel.session_items import HostedAgent
+from agenthive_server.kernel.sessions import RunnerCapacity
+from agenthive_server.kernel.task_queries import Explanation, RoutingCandidate
+from agenthive_server.kernel.task_verbs import NewTask
+from agenthive_server.kernel.tasks import (
+    ErrorClass,
+    Progress,
+    RetryPolicy,
+    Strategy,
+    Task,
+    TaskError,
+    TaskSpec,
+    TaskState,
+    Timeouts,
+    Usage,
+)
+from agenthive_server.telemetry import Sample
 
-from agenthive_server.kernel.errors import KernelError
+from .calls import OK, Audience, Call, Interceptor, Load, Outcome, Policy, Stage, Transport
+from .context import PluginContext, State, Stored, VitalsReading
+from .metrics import Counter, Gauge, Histogram, PluginMetrics
+from .ports import BackupReport, Verbs
+from .registration import (
+    SECRET,
+    Background,
+    Config,
+    Failure,
+    Handler,
+    Hooks,
+    Plugin,
+    Registration,
+    Service,
+)
 
-__all__ = ["OK", "Audience", "Call", "Interceptor", "KernelError", "Load", "Outcome", "Policy", "Stage", "Transport"]
-
-
-class Stage(IntEnum):
-    """Where in the chain an interceptor stands; lower is further out."""
-
-    EDGE = 0
-    """Built in: call id, access log, deadline, limits."""
-    IDENTIFY = 1
-    """Who calls, and may they."""
-    ADMIT = 2
-    """Whether the call is taken on now: quota, breaker."""
-    OBSERVE = 3
-    """What the call costs: closest to the method."""
-
-
-class Audience(Enum):
-    """Which kind of caller an RPC is for, least privileged first."""
-
-    ANYONE = "anyone"
-    VIEWER = "viewer"
-    AGENT = "agent"
-    OPERATOR = "operator"
-    ADMIN = "admin"
-
-
-class Load(IntEnum):
-    """Which bound on calls at once an RPC falls under."""
-
-    UNARY = 0
-    STREAM = 1
-    SESSION = 2
-    FREE = 3
-    """None: it must answer even when the server is overloaded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
-    """What is fixed about one RPC. Deadlines in seconds; zero exempts it."""
-
-    audience: Audience
-    load: Load = Load.UNARY
-    default_deadline: float = 30.0
-    longest_deadline: float = 3_600.0
-    idempotent: bool = False
-
-
-class Transport(Protocol):
-    """What the connection knows about the caller."""
-
-    def peer(self) -> str:
-        """Return the address it calls from."""
-
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Return what the TLS handshake has proven; empty without TLS."""
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """One RPC on its way through the chain. Interceptors may add to it; request and response cannot be altered.
-
-    `request` is None for RPCs that stream from the client, and when the bytes received could not be parsed (the call is
-    then refused after the chain was entered). `deadline` is a reading of the event loop's clock, zero for none.
-    """
-
-    method: str
-    policy: Policy
-    transport: Transport
-    metadata: tuple[tuple[str, str | bytes], ...]
-    namespace: str
-    request: Any = None
-    call_id: str = ""
-    principal: str = ""
-    deadline: float = 0.0
-    remaining: float | None = None
-    """Seconds the caller still gives it, as it arrived; None when it set no deadline."""
-    started: float = 0.0
-    """When it came in, by the server's monotonic clock."""
-    answered: bool = False
-    """Whether the method has ended and the chain is being left."""
-    expired: bool = False
-    """Whether the server ended it because its deadline passed."""
-    trailing: tuple[tuple[str, str | bytes], ...] = ()
-    """Metadata that is sent after the answer."""
-    _notes: dict[str, Any] | None = None
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        """For interceptors: what `before` leaves for `after`, under the plugin's name."""
-        if self._notes is None:
-            self._notes = {}
-        return self._notes
-
-    def header(self, key: str) -> str | bytes | None:
-        """Return the first value of a metadata key (lower case), or None."""
-        for name, value in self.metadata:
-            if name == key:
-                return value
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a call ended: the name of its status code and, unless that is OK, the reason and the error behind it."""
-
-    code: str
-    reason: str = ""
-    error: BaseException | None = None
-
-
-OK: Final = Outcome("OK")
-
-
-class Interceptor(Protocol):
-    """Code around a call. Both methods may be `async`; the chain then awaits them.
-
-    `before` may look, add to the call, or raise a `KernelError` to refuse it. `after` runs for every call whose
-    `before` returned, in reverse order, also on failure, cancellation and deadline; what it raises is logged and goes
-    no further.
-    """
-
-    @property
-    def stage(self) -> Stage:
-        """Where in the chain it stands."""
-
-    def before(self, call: Call) -> Awaitable[None] | None:
-        """Look at a call that comes in."""
-
-    def after(self, call: Call, outcome: Outcome) -> Awaitable[None] | None:
-        """Look at how it ended."""
+__all__ = [
+    "AMENDABLE",
+    "OK",
+    "SECRET",
+    "TERMINAL_EVENTS",
+    "Agent",
+    "AgentSpec",
+    "AgentState",
+    "Audience",
+    "Background",
+    "BackupReport",
+    "BadRequest",
+    "Call",
+    "Candidate",
+    "Clock",
+    "Completing",
+    "ComponentReport",
+    "Config",
+    "Conflict",
+    "Counter",
+    "DeadlineExceeded",
+    "Delegating",
+    "Draining",
+    "ErrorClass",
+    "Event",
+    "EventType",
+    "Exists",
+    "Explanation",
+    "Failure",
+    "Gauge",
+    "Handler",
+    "Histogram",
+    "HookState",
+    "Hooks",
+    "HostedAgent",
+    "Interceptor",
+    "Joining",
+    "KernelError",
+    "Load",
+    "ManualClock",
+    "Message",
+    "NewAgent",
+    "NewTask",
+    "NotFound",
+    "NotImplementedHere",
+    "Outcome",
+    "Overloaded",
+    "Payload",
+    "PermissionDenied",
+    "Plugin",
+    "PluginContext",
+    "PluginMetrics",
+    "Policy",
+    "Progress",
+    "Proposal",
+    "Query",
+    "Refused",
+    "Registration",
+    "RestartMode",
+    "RestartPolicy",
+    "RetryPolicy",
+    "RoutingCandidate",
+    "RunnerCapacity",
+    "Sample",
+    "Scorer",
+    "Service",
+    "Severity",
+    "ShownAgent",
+    "Spawning",
+    "Stage",
+    "State",
+    "Status",
+    "StoreUnavailable",
+    "Stored",
+    "Strategy",
+    "SystemClock",
+    "Task",
+    "TaskError",
+    "TaskSpec",
+    "TaskState",
+    "Timeouts",
+    "Transport",
+    "Unauthenticated",
+    "Urgency",
+    "Usage",
+    "Verbs",
+    "VitalsReading",
+    "agent_not_found",
+    "task_not_found",
+]

@@ -1,0 +1,291 @@
+"""What a hook is shown of a decision that is about to be committed, and what it may do about it.
+
+A verb makes one of these each time it decides, hands it to every hook in turn, and goes on with what is left in it. A
+verb runs again after a conflict and then makes a new one: a hook must do nothing but read and write here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from .agents import AgentSpec
+from .assign import Scorer
+from .errors import Refused
+from .records import Payload, evolved
+from .session_items import HostedAgent
+from .sessions import RunnerCapacity
+from .tasks import Task, TaskSpec
+
+MAX_STATE_VALUE = 64 * 1024
+"""Bytes one value of a plugin's state may have."""
+MAX_STATE_KEY = 256
+
+
+class PluginRows(Protocol):
+    """The state of all plugins as one decision sees it; the kernel's `View` stands behind it."""
+
+    def read(self, plugin: str, key: str) -> bytes | None:
+        """Return a value; raises `NotLoaded`, which hooks let pass, when it has to be read first."""
+
+    def write(self, plugin: str, key: str, value: bytes | None) -> None:
+        """Set a value in the change set of this decision, or remove it (None)."""
+
+
+class HookState:
+    """The state of the plugin whose hook runs, in the change set of the decision.
+
+    What is put here is committed together with the decision, or not at all. A hook that fails leaves nothing.
+    """
+
+    __slots__ = ("_plugin", "_rows", "_staged")
+
+    def __init__(self, rows: PluginRows, plugin: str) -> None:
+        self._rows = rows
+        self._plugin = plugin
+        self._staged: dict[str, bytes | None] = {}
+
+    def get(self, key: str) -> bytes | None:
+        """Return a value, None where there is none."""
+        if key in self._staged:
+            return self._staged[key]
+        return self._rows.read(self._plugin, key)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set a value; raises `ValueError` when key or value are too long."""
+        if not 0 < len(key) <= MAX_STATE_KEY or len(value) > MAX_STATE_VALUE:
+            raise ValueError(f"a key has 1 to {MAX_STATE_KEY} characters, a value at most {MAX_STATE_VALUE} bytes")
+        self._staged[key] = value
+
+    def delete(self, key: str) -> None:
+        """Remove a value; one that is not there stays away."""
+        self._staged[key] = None
+
+    def settle(self) -> None:
+        """Hand over what was staged; called by the host when the hook has returned."""
+        for key, value in self._staged.items():
+            self._rows.write(self._plugin, key, value)
+        self._staged.clear()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Proposal:
+    """A decision before it is committed. `principal` is who asked for it, empty for the server itself."""
+
+    namespace: str
+    principal: str = ""
+    now: float = 0.0
+    # Set by the kernel.
+    rows: PluginRows | None = field(default=None, repr=False)
+    # Set by the host around each hook: whose turn it is, and what it may amend.
+    plugin: str = ""
+    amendable: frozenset[str] = frozenset()
+    _state: HookState | None = field(default=None, repr=False)
+
+    @property
+    def state(self) -> HookState:
+        """The state of the plugin whose turn it is."""
+        if self._state is None:
+            if self.rows is None:
+                raise RuntimeError("this proposal has no state")
+            self._state = HookState(self.rows, self.plugin)
+        return self._state
+
+    def enter(self, plugin: str, amendable: frozenset[str]) -> None:
+        """Let a plugin's hook have its turn; the host calls this."""
+        self.plugin = plugin
+        self.amendable = amendable
+        self._state = None
+
+    def leave(self) -> None:
+        """Take over what the hook wrote; the host calls this when it has returned, and not when it failed."""
+        if self._state is not None:
+            self._state.settle()
+            self._state = None
+
+    def refuse(self, why: str, **metadata: str) -> Refused:
+        """Return the error that vetoes the decision: `raise proposal.refuse("…")`. Any `KernelError` does, too."""
+        return Refused(why, reason="VETOED", metadata={"plugin": self.plugin, **metadata})
+
+    def _may_amend(self, fields: Iterable[str]) -> None:
+        undeclared = sorted(set(fields) - self.amendable)
+        if undeclared:
+            raise ValueError(f"plugin {self.plugin} amends {', '.join(undeclared)}, which it has not declared")
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Spawning(Proposal):
+    """`before_spawn`: an agent is about to be recorded, by a caller or because its worker registers it.
+
+    `amend` may change: display_name, role, capabilities, slots, labels, weight, restart, stop_grace, start_timeout,
+    runner_labels, driver_config.
+    """
+
+    agent_id: str
+    spec: AgentSpec
+
+    def amend(self, **fields: Any) -> None:
+        """Change fields of the specification; raises `ValueError` for what was not declared or is out of bounds."""
+        self._may_amend(fields)
+        check_fields(self.spec, fields)
+        self.spec = evolved(self.spec, fields)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Delegating(Proposal):
+    """`before_delegate`: a task is about to be accepted.
+
+    `amend` may change: input, title, priority, fairness_key, fairness_weight, required_capabilities, role, agent_id,
+    affinity_key, labels, retry, timeouts, exclusive, requires_review, strategy, children_policy.
+    """
+
+    task_id: str
+    spec: TaskSpec
+    ancestors: tuple[str, ...] = ()
+
+    def amend(self, **fields: Any) -> None:
+        """Change fields of the specification; raises `ValueError` for what was not declared or is out of bounds."""
+        self._may_amend(fields)
+        check_fields(self.spec, fields)
+        self.spec = evolved(self.spec, fields)
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Completing(Proposal):
+    """`before_complete`: the accepted attempt reports its result.
+
+    `amend` may change: result. `rework(comment)` sends the result back: the task is QUEUED again, the comment is among
+    the answers its next attempt is given. Sending back counts as an attempt; when the retry policy allows no more, the
+    task ends as FAILED with class INVALID and the comment.
+    """
+
+    task: Task
+    result: Payload
+    agent_id: str = ""
+    # Who wants it done again, and why; the first one that says so is heard.
+    sent_back_by: str = ""
+    comment: str = ""
+
+    def amend(self, *, result: Payload) -> None:
+        """Put another result in its place."""
+        self._may_amend(("result",))
+        self.result = result
+
+    def rework(self, comment: str) -> None:
+        """Send the result back for another attempt."""
+        if not self.sent_back_by:
+            self.sent_back_by = self.plugin
+            self.comment = comment
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Joining(Proposal):
+    """`before_join`: a worker is about to open or resume a session with these agents.
+
+    `credential` and `join_token` are what its Hello holds. A hook refuses by raising a `KernelError`; `issue` has a
+    credential sent in the Welcome. Both happen in the change set of the session: a single-use token that is struck off
+    in `state` here cannot be used twice.
+    """
+
+    agents: tuple[HostedAgent, ...]
+    # The session it wants to resume; empty for a new one.
+    session_id: str = ""
+    # The principal that opened the session it wants to resume.
+    session_principal: str = ""
+    join_token: str = ""
+    credential: str = ""
+    runner: RunnerCapacity | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    peer: str = ""
+    # What the interceptors noted on the call: `call.notes`.
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    issued: str = ""
+
+    def issue(self, credential: str) -> None:
+        """Have a credential sent in the Welcome. The hook may run again: the last one counts."""
+        self.issued = credential
+
+
+@dataclass(frozen=True, slots=True)
+class HookSet:
+    """The hooks in effect, each list in order; swapped as a whole while the server runs.
+
+    Each is already wrapped by the host: it counts, keeps the plugin's failure from the verb, and has its turn marked.
+    It raises `KernelError` (the veto), `NotLoaded`, and nothing else. The kernel only calls them in order. An empty
+    tuple costs one test.
+    """
+
+    before_spawn: tuple[Callable[[Spawning], None], ...] = ()
+    before_delegate: tuple[Callable[[Delegating], None], ...] = ()
+    before_complete: tuple[Callable[[Completing], None], ...] = ()
+    before_join: tuple[Callable[[Joining], None], ...] = ()
+    # Added up for each candidate; higher is better. They see no state.
+    score_agents: tuple[Scorer, ...] = ()
+
+
+NO_HOOKS = HookSet()
+
+AMENDABLE: Mapping[str, frozenset[str]] = {
+    "before_spawn": frozenset(
+        {
+            "display_name",
+            "role",
+            "capabilities",
+            "slots",
+            "labels",
+            "weight",
+            "restart",
+            "stop_grace",
+            "start_timeout",
+            "runner_labels",
+            "driver_config",
+        }
+    ),
+    "before_delegate": frozenset(
+        {
+            "input",
+            "title",
+            "priority",
+            "fairness_key",
+            "fairness_weight",
+            "required_capabilities",
+            "role",
+            "agent_id",
+            "affinity_key",
+            "labels",
+            "retry",
+            "timeouts",
+            "exclusive",
+            "requires_review",
+            "strategy",
+            "children_policy",
+        }
+    ),
+    "before_complete": frozenset({"result"}),
+}
+"""What a plugin may declare that its hooks amend."""
+
+_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "priority": (1, 5),
+    "slots": (1, 1_000),
+    "weight": (1e-3, 1e6),
+    "fairness_weight": (1e-3, 1e6),
+    "stop_grace": (0, 86_400),
+    "start_timeout": (0, 86_400),
+}
+_LONGEST = 1_024
+
+
+def check_fields(spec: object, fields: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless the values are of the kind that is there, and within bounds."""
+    for name, value in fields.items():
+        present = getattr(spec, name)
+        wanted = (int, float) if isinstance(present, float) else type(present)
+        if present is not None and value is not None and not isinstance(value, wanted):
+            raise ValueError(f"{name}: expected {type(present).__name__}, got {type(value).__name__}")
+        low, high = _BOUNDS.get(name, (float("-inf"), float("inf")))
+        if isinstance(value, int | float) and not low <= value <= high:
+            raise ValueError(f"{name}: not between {low:g} and {high:g}")
+        if isinstance(value, str) and len(value) > _LONGEST:
+            raise ValueError(f"{name}: longer than {_LONGEST} characters")

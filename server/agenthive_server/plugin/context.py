@@ -1,0 +1,151 @@
+"""What a plugin is given when it is opened: settings, state, verbs, a clock, metrics, a view of the running system."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.events import Severity
+from agenthive_server.kernel.health import ComponentReport, Status
+from agenthive_server.kernel.ports import NewId
+
+from .metrics import PluginMetrics
+from .ports import Verbs
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A value of a plugin's state, with its revision."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class State(Protocol):
+    """The state of a plugin in the store: small values by key. Durable when a call has returned.
+
+    For many or big things a plugin asks for tables of its own. Keys have 1 to 256 characters, values at most 64 KiB.
+    Every method may raise `StoreUnavailable`.
+    """
+
+    async def get(self, key: str) -> Stored | None:
+        """Return a value, None where there is none."""
+
+    async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
+        """Set a value; returns its new revision.
+
+        With `revision`, only if that is the present one (0: if there is none), else `Conflict`. Raises `ValueError`
+        when key or value are too long.
+        """
+
+    async def delete(self, key: str, *, revision: int | None = None) -> bool:
+        """Remove a value; returns whether there was one. With `revision` as `put`."""
+
+    async def scan(self, prefix: str = "", *, after: str = "", limit: int = 1_000) -> Sequence[Stored]:
+        """Return values by key in order: those whose key begins with `prefix` and comes after `after`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VitalsReading:
+    """How the running system is at one moment. Times in seconds, memory in bytes."""
+
+    time: float
+    components: tuple[ComponentReport, ...] = ()
+    queue_depth: int = 0
+    open_tasks: Mapping[str, int] = field(default_factory=dict)
+    """Tasks that are not terminal, by the name of their state."""
+    agents: Mapping[str, int] = field(default_factory=dict)
+    """Agents by the name of their state, as callers see it (IDLE, BUSY, …)."""
+    sessions: int = 0
+    held_tasks: int = 0
+    event_loop_lag: float = 0.0
+    cpu_seconds: float = 0.0
+    """CPU time the server has used since its start: take the difference of two readings."""
+    cpu_count: int = 1
+    resident_bytes: int = 0
+    memory_bytes: int = 0
+    """Memory of the machine."""
+    store_latency: float | None = None
+    """Of the last commit or read; None before the first."""
+    commits: int = 0
+    commit_failures: int = 0
+    calls: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Calls answered since the start, by full method name and name of the status code."""
+    last_sequence: int = 0
+    draining: bool = False
+
+
+class Surroundings(Protocol):
+    """The server as one plugin sees it; `PluginContext` passes on to it."""
+
+    def report(self, status: Status, text: str) -> None:
+        """Take a reading of the plugin's health."""
+
+    def vitals(self) -> VitalsReading:
+        """Return how the system is."""
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run something in the background."""
+
+    async def publish(
+        self, kind: str, text: str, severity: Severity, subject: str, attributes: Mapping[str, str]
+    ) -> None:
+        """Write an event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginContext(Generic[C]):
+    """All a plugin knows of the server. Valid as long as the plugin is open."""
+
+    name: str
+    config: C
+    state: State
+    verbs: Verbs
+    clock: Clock
+    log: logging.Logger
+    """Named `plugin.NAME`."""
+    new_id: NewId
+    metrics: PluginMetrics
+    """Makes counters, gauges and histograms, whose names begin with `agenthive_NAME_`."""
+    data_dir: Path
+    """A folder of its own, `plugins/NAME` in the server's data directory; there when the plugin opens."""
+    surroundings: Surroundings
+
+    def report(self, status: Status, text: str = "") -> None:
+        """Say in health how the plugin is: `ctx.report(Status.DEGRADED, "the webhook does not answer")`."""
+        self.surroundings.report(status, text)
+
+    def vitals(self) -> VitalsReading:
+        """Return how the running system is now. Cheap enough for every second."""
+        return self.surroundings.vitals()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run something in the background that ends by itself; an exception is logged and counted.
+
+        It is cancelled when the plugin stops. A plugin that has too many tasks at once, made here or with asyncio
+        itself, is switched off.
+        """
+        self.surroundings.spawn(work, name)
+
+    async def publish(
+        self,
+        kind: str,
+        text: str,
+        *,
+        severity: Severity = Severity.INFO,
+        subject: str = "",
+        attributes: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write an event PLUGIN_REPORTED to the log: an alert, a finding. Durable when it returns.
+
+        `kind` is a word for programs (`alert_raised`), `subject` what it is about. Bounded: 128 characters for kind,
+        subject and keys, 1,024 for text and values, 16 attributes; what is longer is cut. Raises `StoreUnavailable`.
+        """
+        await self.surroundings.publish(kind, text, severity, subject, attributes or {})
