@@ -96,6 +96,23 @@ def update_record(kind: Kind) -> str:
 
 
 @cache
+def update_records(kind: Kind, count: int) -> str:
+    """Update so many records at once: the values of `update_record`, one record after the other."""
+    if count == 1:
+        return update_record(kind)
+    table = TABLES[kind]
+    names = ("revision", *SHAPES[kind].changing, "body")
+    places = (*names, "namespace", "id", "revision")
+    # SQLite names the columns of VALUES so.
+    values = [f"found.column{number}" for number in range(1, len(places) + 1)]
+    changes = ", ".join(f"{name} = {value}" for name, value in zip(names, values, strict=False))
+    same = " AND ".join(f"{table.name}.{name} = {value}" for name, value in zip(places[-3:], values[-3:], strict=True))
+    row = f"({', '.join('?' * len(places))})"
+    rows = ", ".join([row] * count)
+    return f"UPDATE {table.name} SET {changes} FROM (VALUES {rows}) AS found WHERE {same}"  # noqa: S608 - names of the schema
+
+
+@cache
 def delete_record(kind: Kind) -> str:
     """Delete where the revision is the old one: namespace, id, old revision."""
     table = TABLES[kind]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted, Outcome, Rejected
@@ -63,8 +63,8 @@ class GroupInDoubt(InDoubt):
         self.group_count = group_count
 
 
-TOGETHER = (32, 8)
-"""Rows inserted by one statement: a statement costs a turn of the interpreter's lock, a row then costs half."""
+TOGETHER = (32, 8, 1)
+"""Rows written by one statement: a statement costs a turn of the interpreter's lock, a row then costs half."""
 
 CHECKED = frozenset({Kind.AGENT, Kind.SESSION})
 """Kinds whose rows are checked with almost every change of another; their revisions are remembered."""
@@ -214,22 +214,22 @@ def _put_rows(db: sqlite3.Connection, kind: Kind, rows: Rows) -> None:
         _require(db.executemany(statements.delete_record(kind), keys), len(keys))
     if rows.updates:
         to_row = update_row(kind)
-        updates = [to_row(record, before) for record, before in rows.updates]
-        _require(db.executemany(statements.update_record(kind), updates), len(updates))
+        _write_rows(db, kind, statements.update_records, [to_row(record, before) for record, before in rows.updates])
     if rows.inserts:
         to_new_row = insert_row(kind)
-        _insert(db, kind, [to_new_row(record) for record in rows.inserts])
+        _write_rows(db, kind, statements.insert_records, [to_new_row(record) for record in rows.inserts])
 
 
-def _insert(db: sqlite3.Connection, kind: Kind, rows: Sequence[Values]) -> None:
+def _write_rows(
+    db: sqlite3.Connection, kind: Kind, statement: Callable[[Kind, int], str], rows: Sequence[Values]
+) -> None:
+    """Insert or update rows, few statements for many of them; raises `_Stale` when one is not there to be updated."""
     start = 0
     for count in TOGETHER:
         while len(rows) - start >= count:
             values = [value for row in rows[start : start + count] for value in row]
-            db.execute(statements.insert_records(kind, count), values)
+            _require(db.execute(statement(kind, count), values), count)
             start += count
-    if start < len(rows):
-        db.executemany(statements.insert_record(kind), rows[start:])
 
 
 def _require(cursor: sqlite3.Cursor, rows: int) -> None:
