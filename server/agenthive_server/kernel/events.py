@@ -51,6 +51,11 @@ class EventType(IntEnum):
     MESSAGE_DELIVERED = 71
     MESSAGE_READ = 72
     MESSAGE_EXPIRED = 73
+    PLUGIN_ENABLED = 80
+    PLUGIN_DISABLED = 81
+    PLUGIN_CONFIGURED = 82
+    PLUGIN_FAILED = 83
+    PLUGIN_REPORTED = 84
     TASK_OUTPUT = 90
     TASK_PROGRESSED = 91
     OUTPUT_GAP = 92
@@ -89,6 +94,7 @@ _SEVERE: dict[EventType, Severity] = {
     EventType.TASK_RETRY_SCHEDULED: Severity.WARNING,
     EventType.TASK_REQUEUED: Severity.WARNING,
     EventType.MESSAGE_EXPIRED: Severity.WARNING,
+    EventType.PLUGIN_FAILED: Severity.ERROR,
 }
 
 _NO_LABELS: Mapping[str, str] = {}
@@ -123,6 +129,8 @@ class Event:
     @property
     def severity(self) -> Severity:
         """How urgent it is for operators."""
+        if self.type is EventType.PLUGIN_REPORTED:
+            return Severity[self.data.get("severity", "INFO")]
         return _SEVERE.get(self.type, Severity.INFO)
 
 

@@ -59,6 +59,10 @@ CODES: Final[dict[str, grpc.StatusCode]] = {
     "PERMISSION_DENIED": Code.PERMISSION_DENIED,
     "CANCELLED": Code.CANCELLED,
     "DIGEST_MISMATCH": Code.DATA_LOSS,
+    "PLUGIN_DISABLED": Code.UNIMPLEMENTED,
+    "PLUGIN_FAILED": Code.UNAVAILABLE,
+    "PLUGIN_CONFLICT": Code.FAILED_PRECONDITION,
+    "PLUGIN_CANNOT_OPEN": Code.FAILED_PRECONDITION,
 }
 """Status codes by reason: a row for each value of `ErrorReason` in the protos."""
 
@@ -68,6 +72,7 @@ _RETRY_SECONDS: Final[dict[str, float]] = {
     "DRAINING": 0.5,
     "STORE_UNAVAILABLE": 1.0,
     "CONFLICT": 0.1,
+    "PLUGIN_FAILED": 1.0,
 }
 """When a repeat makes sense, for errors that do not say it themselves."""
 

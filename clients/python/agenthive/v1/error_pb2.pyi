@@ -81,7 +81,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 28
     """DEADLINE_EXCEEDED. The deadline passed before an answer was ready. A change in flight may still be committed."""
     ERROR_REASON_NOT_IMPLEMENTED: _ErrorReason.ValueType  # 29
-    """UNIMPLEMENTED. There is no such method, or it belongs to a plugin that is switched off; the metadata names the `plugin`."""
+    """UNIMPLEMENTED. There is no such method."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 30
     """INTERNAL. A defect in the server. The log has the details under the `call_id` in the metadata."""
     ERROR_REASON_PROTOCOL_VIOLATION: _ErrorReason.ValueType  # 31
@@ -98,6 +98,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """DATA_LOSS. The blob's content does not have the digest it was announced with."""
     ERROR_REASON_SERVICE_NOT_FOUND: _ErrorReason.ValueType  # 37
     """NOT_FOUND. `grpc.health.v1` knows no service of this name."""
+    ERROR_REASON_PLUGIN_DISABLED: _ErrorReason.ValueType  # 38
+    """UNIMPLEMENTED. The method belongs to a plugin that is not switched on; the metadata names the `plugin` to enable."""
+    ERROR_REASON_PLUGIN_FAILED: _ErrorReason.ValueType  # 39
+    """UNAVAILABLE. A plugin that has to look at this call could not; the metadata names the `plugin`. The call did nothing."""
+    ERROR_REASON_PLUGIN_CONFLICT: _ErrorReason.ValueType  # 40
+    """FAILED_PRECONDITION. The plugin cannot be switched as things stand: it requires one that is off, is required by one
+    that is on or protects a server others can reach, or two would change the same thing without an order between them.
+    """
+    ERROR_REASON_PLUGIN_CANNOT_OPEN: _ErrorReason.ValueType  # 41
+    """FAILED_PRECONDITION. The plugin could not be opened with these settings; the text says why."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The catalogue of reasons. Every error of every RPC carries a `google.rpc.ErrorInfo` with domain `agenthive` and,
@@ -164,7 +174,7 @@ ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 27
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 28
 """DEADLINE_EXCEEDED. The deadline passed before an answer was ready. A change in flight may still be committed."""
 ERROR_REASON_NOT_IMPLEMENTED: ErrorReason.ValueType  # 29
-"""UNIMPLEMENTED. There is no such method, or it belongs to a plugin that is switched off; the metadata names the `plugin`."""
+"""UNIMPLEMENTED. There is no such method."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 30
 """INTERNAL. A defect in the server. The log has the details under the `call_id` in the metadata."""
 ERROR_REASON_PROTOCOL_VIOLATION: ErrorReason.ValueType  # 31
@@ -181,4 +191,14 @@ ERROR_REASON_DIGEST_MISMATCH: ErrorReason.ValueType  # 36
 """DATA_LOSS. The blob's content does not have the digest it was announced with."""
 ERROR_REASON_SERVICE_NOT_FOUND: ErrorReason.ValueType  # 37
 """NOT_FOUND. `grpc.health.v1` knows no service of this name."""
+ERROR_REASON_PLUGIN_DISABLED: ErrorReason.ValueType  # 38
+"""UNIMPLEMENTED. The method belongs to a plugin that is not switched on; the metadata names the `plugin` to enable."""
+ERROR_REASON_PLUGIN_FAILED: ErrorReason.ValueType  # 39
+"""UNAVAILABLE. A plugin that has to look at this call could not; the metadata names the `plugin`. The call did nothing."""
+ERROR_REASON_PLUGIN_CONFLICT: ErrorReason.ValueType  # 40
+"""FAILED_PRECONDITION. The plugin cannot be switched as things stand: it requires one that is off, is required by one
+that is on or protects a server others can reach, or two would change the same thing without an order between them.
+"""
+ERROR_REASON_PLUGIN_CANNOT_OPEN: ErrorReason.ValueType  # 41
+"""FAILED_PRECONDITION. The plugin could not be opened with these settings; the text says why."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

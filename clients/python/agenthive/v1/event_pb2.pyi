@@ -135,6 +135,16 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """An agent read a message."""
     EVENT_TYPE_MESSAGE_EXPIRED: _EventType.ValueType  # 73
     """A message expired before it was delivered."""
+    EVENT_TYPE_PLUGIN_ENABLED: _EventType.ValueType  # 80
+    """A plugin was switched on."""
+    EVENT_TYPE_PLUGIN_DISABLED: _EventType.ValueType  # 81
+    """A plugin was switched off."""
+    EVENT_TYPE_PLUGIN_CONFIGURED: _EventType.ValueType  # 82
+    """A plugin goes on with other settings."""
+    EVENT_TYPE_PLUGIN_FAILED: _EventType.ValueType  # 83
+    """A plugin failed; it may have been switched off for it."""
+    EVENT_TYPE_PLUGIN_REPORTED: _EventType.ValueType  # 84
+    """A plugin tells something of its own."""
     EVENT_TYPE_TASK_OUTPUT: _EventType.ValueType  # 90
     """Class OUTPUT: a chunk of an attempt's output."""
     EVENT_TYPE_TASK_PROGRESSED: _EventType.ValueType  # 91
@@ -229,6 +239,16 @@ EVENT_TYPE_MESSAGE_READ: EventType.ValueType  # 72
 """An agent read a message."""
 EVENT_TYPE_MESSAGE_EXPIRED: EventType.ValueType  # 73
 """A message expired before it was delivered."""
+EVENT_TYPE_PLUGIN_ENABLED: EventType.ValueType  # 80
+"""A plugin was switched on."""
+EVENT_TYPE_PLUGIN_DISABLED: EventType.ValueType  # 81
+"""A plugin was switched off."""
+EVENT_TYPE_PLUGIN_CONFIGURED: EventType.ValueType  # 82
+"""A plugin goes on with other settings."""
+EVENT_TYPE_PLUGIN_FAILED: EventType.ValueType  # 83
+"""A plugin failed; it may have been switched off for it."""
+EVENT_TYPE_PLUGIN_REPORTED: EventType.ValueType  # 84
+"""A plugin tells something of its own."""
 EVENT_TYPE_TASK_OUTPUT: EventType.ValueType  # 90
 """Class OUTPUT: a chunk of an attempt's output."""
 EVENT_TYPE_TASK_PROGRESSED: EventType.ValueType  # 91
@@ -1171,6 +1191,178 @@ class MessageExpired(_message.Message):
 Global___MessageExpired: _TypeAlias = MessageExpired  # noqa: Y015
 
 @_typing.final
+class PluginEnabled(_message.Message):
+    """A plugin was switched on by an operator. Its namespace, and that of the other facts about plugins, is `default`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    plugin: _builtins.str
+    """The plugin."""
+    def __init__(
+        self,
+        *,
+        plugin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plugin", b"plugin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginEnabled: _TypeAlias = PluginEnabled  # noqa: Y015
+
+@_typing.final
+class PluginDisabled(_message.Message):
+    """A plugin was switched off by an operator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    plugin: _builtins.str
+    """The plugin."""
+    def __init__(
+        self,
+        *,
+        plugin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plugin", b"plugin"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginDisabled: _TypeAlias = PluginDisabled  # noqa: Y015
+
+@_typing.final
+class PluginConfigured(_message.Message):
+    """The settings of a plugin were changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    plugin: _builtins.str
+    """The plugin."""
+    revision: _builtins.int
+    """The revision of its settings."""
+    def __init__(
+        self,
+        *,
+        plugin: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plugin", b"plugin", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginConfigured: _TypeAlias = PluginConfigured  # noqa: Y015
+
+@_typing.final
+class PluginFailed(_message.Message):
+    """A plugin raised, took too long, leaked or blocked. Told once for many of the same, a few seconds apart."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    ACT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SWITCHED_OFF_FIELD_NUMBER: _builtins.int
+    plugin: _builtins.str
+    """The plugin."""
+    act: _builtins.str
+    """The act that failed: `before_delegate`, `Authenticate.before`, a handler, a task."""
+    error: _builtins.str
+    """What happened: the kind of the error and where. Never its text, which may hold what callers sent."""
+    count: _builtins.int
+    """How often it happened since this was told the last time."""
+    switched_off: _builtins.bool
+    """Whether the server switched it off for it. It stays off until an operator enables it."""
+    def __init__(
+        self,
+        *,
+        plugin: _builtins.str = ...,
+        act: _builtins.str = ...,
+        error: _builtins.str = ...,
+        count: _builtins.int = ...,
+        switched_off: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["act", b"act", "count", b"count", "error", b"error", "plugin", b"plugin", "switched_off", b"switched_off"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginFailed: _TypeAlias = PluginFailed  # noqa: Y015
+
+@_typing.final
+class PluginReported(_message.Message):
+    """A plugin tells something of its own: an alert, a finding."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PLUGIN_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    SEVERITY_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    plugin: _builtins.str
+    """The plugin."""
+    kind: _builtins.str
+    """What it is, one word for programs; the plugin's documentation lists them."""
+    subject: _builtins.str
+    """What it is about, as the plugin names it. Empty when it is about nothing in particular."""
+    text: _builtins.str
+    """What happened, for people."""
+    severity: Global___Severity.ValueType
+    """How urgent it is; also the severity of the event."""
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """More for programs; keys as the plugin's documentation lists them."""
+
+    def __init__(
+        self,
+        *,
+        plugin: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        text: _builtins.str = ...,
+        severity: Global___Severity.ValueType = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "kind", b"kind", "plugin", b"plugin", "severity", b"severity", "subject", b"subject", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginReported: _TypeAlias = PluginReported  # noqa: Y015
+
+@_typing.final
 class TaskOutput(_message.Message):
     """A chunk of an attempt's output. Keyed by task, attempt and offset: a chunk seen twice is the same chunk."""
 
@@ -1390,6 +1582,11 @@ class Event(_message.Message):
     MESSAGE_DELIVERED_FIELD_NUMBER: _builtins.int
     MESSAGE_READ_FIELD_NUMBER: _builtins.int
     MESSAGE_EXPIRED_FIELD_NUMBER: _builtins.int
+    PLUGIN_ENABLED_FIELD_NUMBER: _builtins.int
+    PLUGIN_DISABLED_FIELD_NUMBER: _builtins.int
+    PLUGIN_CONFIGURED_FIELD_NUMBER: _builtins.int
+    PLUGIN_FAILED_FIELD_NUMBER: _builtins.int
+    PLUGIN_REPORTED_FIELD_NUMBER: _builtins.int
     TASK_OUTPUT_FIELD_NUMBER: _builtins.int
     TASK_PROGRESSED_FIELD_NUMBER: _builtins.int
     OUTPUT_GAP_FIELD_NUMBER: _builtins.int
@@ -1569,6 +1766,26 @@ class Event(_message.Message):
         """See MessageExpired."""
 
     @_builtins.property
+    def plugin_enabled(self) -> Global___PluginEnabled:
+        """See PluginEnabled."""
+
+    @_builtins.property
+    def plugin_disabled(self) -> Global___PluginDisabled:
+        """See PluginDisabled."""
+
+    @_builtins.property
+    def plugin_configured(self) -> Global___PluginConfigured:
+        """See PluginConfigured."""
+
+    @_builtins.property
+    def plugin_failed(self) -> Global___PluginFailed:
+        """See PluginFailed."""
+
+    @_builtins.property
+    def plugin_reported(self) -> Global___PluginReported:
+        """See PluginReported."""
+
+    @_builtins.property
     def task_output(self) -> Global___TaskOutput:
         """See TaskOutput."""
 
@@ -1641,6 +1858,11 @@ class Event(_message.Message):
         message_delivered: Global___MessageDelivered | None = ...,
         message_read: Global___MessageRead | None = ...,
         message_expired: Global___MessageExpired | None = ...,
+        plugin_enabled: Global___PluginEnabled | None = ...,
+        plugin_disabled: Global___PluginDisabled | None = ...,
+        plugin_configured: Global___PluginConfigured | None = ...,
+        plugin_failed: Global___PluginFailed | None = ...,
+        plugin_reported: Global___PluginReported | None = ...,
         task_output: Global___TaskOutput | None = ...,
         task_progressed: Global___TaskProgressed | None = ...,
         output_gap: Global___OutputGap | None = ...,
@@ -1648,11 +1870,11 @@ class Event(_message.Message):
         task_snapshot: Global___TaskSnapshot | None = ...,
         snapshot_end: Global___SnapshotEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_draining", b"agent_draining", "agent_failed", b"agent_failed", "agent_lost", b"agent_lost", "agent_placed", b"agent_placed", "agent_ready", b"agent_ready", "agent_restarting", b"agent_restarting", "agent_sleeping", b"agent_sleeping", "agent_snapshot", b"agent_snapshot", "agent_spawned", b"agent_spawned", "agent_stopped", b"agent_stopped", "agent_updated", b"agent_updated", "agent_waking", b"agent_waking", "fact", b"fact", "message_delivered", b"message_delivered", "message_expired", b"message_expired", "message_read", b"message_read", "message_sent", b"message_sent", "output_gap", b"output_gap", "session_ended", b"session_ended", "session_opened", b"session_opened", "session_resumed", b"session_resumed", "session_suspect", b"session_suspect", "snapshot_end", b"snapshot_end", "task_assigned", b"task_assigned", "task_cancel_requested", b"task_cancel_requested", "task_canceled", b"task_canceled", "task_delegated", b"task_delegated", "task_expired", b"task_expired", "task_failed", b"task_failed", "task_input_received", b"task_input_received", "task_input_requested", b"task_input_requested", "task_output", b"task_output", "task_paused", b"task_paused", "task_progressed", b"task_progressed", "task_quarantined", b"task_quarantined", "task_released", b"task_released", "task_reported", b"task_reported", "task_requeued", b"task_requeued", "task_resumed", b"task_resumed", "task_retried", b"task_retried", "task_retry_scheduled", b"task_retry_scheduled", "task_sent_back", b"task_sent_back", "task_snapshot", b"task_snapshot", "task_started", b"task_started", "task_succeeded", b"task_succeeded", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agent_draining", b"agent_draining", "agent_failed", b"agent_failed", "agent_lost", b"agent_lost", "agent_placed", b"agent_placed", "agent_ready", b"agent_ready", "agent_restarting", b"agent_restarting", "agent_sleeping", b"agent_sleeping", "agent_snapshot", b"agent_snapshot", "agent_spawned", b"agent_spawned", "agent_stopped", b"agent_stopped", "agent_updated", b"agent_updated", "agent_waking", b"agent_waking", "fact", b"fact", "message_delivered", b"message_delivered", "message_expired", b"message_expired", "message_read", b"message_read", "message_sent", b"message_sent", "output_gap", b"output_gap", "plugin_configured", b"plugin_configured", "plugin_disabled", b"plugin_disabled", "plugin_enabled", b"plugin_enabled", "plugin_failed", b"plugin_failed", "plugin_reported", b"plugin_reported", "session_ended", b"session_ended", "session_opened", b"session_opened", "session_resumed", b"session_resumed", "session_suspect", b"session_suspect", "snapshot_end", b"snapshot_end", "task_assigned", b"task_assigned", "task_cancel_requested", b"task_cancel_requested", "task_canceled", b"task_canceled", "task_delegated", b"task_delegated", "task_expired", b"task_expired", "task_failed", b"task_failed", "task_input_received", b"task_input_received", "task_input_requested", b"task_input_requested", "task_output", b"task_output", "task_paused", b"task_paused", "task_progressed", b"task_progressed", "task_quarantined", b"task_quarantined", "task_released", b"task_released", "task_reported", b"task_reported", "task_requeued", b"task_requeued", "task_resumed", b"task_resumed", "task_retried", b"task_retried", "task_retry_scheduled", b"task_retry_scheduled", "task_sent_back", b"task_sent_back", "task_snapshot", b"task_snapshot", "task_started", b"task_started", "task_succeeded", b"task_succeeded", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_draining", b"agent_draining", "agent_failed", b"agent_failed", "agent_id", b"agent_id", "agent_lost", b"agent_lost", "agent_placed", b"agent_placed", "agent_ready", b"agent_ready", "agent_restarting", b"agent_restarting", "agent_sleeping", b"agent_sleeping", "agent_snapshot", b"agent_snapshot", "agent_spawned", b"agent_spawned", "agent_stopped", b"agent_stopped", "agent_updated", b"agent_updated", "agent_waking", b"agent_waking", "fact", b"fact", "message_delivered", b"message_delivered", "message_expired", b"message_expired", "message_read", b"message_read", "message_sent", b"message_sent", "namespace", b"namespace", "output_gap", b"output_gap", "role", b"role", "sequence", b"sequence", "session_ended", b"session_ended", "session_id", b"session_id", "session_opened", b"session_opened", "session_resumed", b"session_resumed", "session_suspect", b"session_suspect", "severity", b"severity", "snapshot_end", b"snapshot_end", "task_assigned", b"task_assigned", "task_cancel_requested", b"task_cancel_requested", "task_canceled", b"task_canceled", "task_delegated", b"task_delegated", "task_expired", b"task_expired", "task_failed", b"task_failed", "task_id", b"task_id", "task_input_received", b"task_input_received", "task_input_requested", b"task_input_requested", "task_output", b"task_output", "task_paused", b"task_paused", "task_progressed", b"task_progressed", "task_quarantined", b"task_quarantined", "task_released", b"task_released", "task_reported", b"task_reported", "task_requeued", b"task_requeued", "task_resumed", b"task_resumed", "task_retried", b"task_retried", "task_retry_scheduled", b"task_retry_scheduled", "task_sent_back", b"task_sent_back", "task_snapshot", b"task_snapshot", "task_started", b"task_started", "task_succeeded", b"task_succeeded", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_draining", b"agent_draining", "agent_failed", b"agent_failed", "agent_id", b"agent_id", "agent_lost", b"agent_lost", "agent_placed", b"agent_placed", "agent_ready", b"agent_ready", "agent_restarting", b"agent_restarting", "agent_sleeping", b"agent_sleeping", "agent_snapshot", b"agent_snapshot", "agent_spawned", b"agent_spawned", "agent_stopped", b"agent_stopped", "agent_updated", b"agent_updated", "agent_waking", b"agent_waking", "fact", b"fact", "message_delivered", b"message_delivered", "message_expired", b"message_expired", "message_read", b"message_read", "message_sent", b"message_sent", "namespace", b"namespace", "output_gap", b"output_gap", "plugin_configured", b"plugin_configured", "plugin_disabled", b"plugin_disabled", "plugin_enabled", b"plugin_enabled", "plugin_failed", b"plugin_failed", "plugin_reported", b"plugin_reported", "role", b"role", "sequence", b"sequence", "session_ended", b"session_ended", "session_id", b"session_id", "session_opened", b"session_opened", "session_resumed", b"session_resumed", "session_suspect", b"session_suspect", "severity", b"severity", "snapshot_end", b"snapshot_end", "task_assigned", b"task_assigned", "task_cancel_requested", b"task_cancel_requested", "task_canceled", b"task_canceled", "task_delegated", b"task_delegated", "task_expired", b"task_expired", "task_failed", b"task_failed", "task_id", b"task_id", "task_input_received", b"task_input_received", "task_input_requested", b"task_input_requested", "task_output", b"task_output", "task_paused", b"task_paused", "task_progressed", b"task_progressed", "task_quarantined", b"task_quarantined", "task_released", b"task_released", "task_reported", b"task_reported", "task_requeued", b"task_requeued", "task_resumed", b"task_resumed", "task_retried", b"task_retried", "task_retry_scheduled", b"task_retry_scheduled", "task_sent_back", b"task_sent_back", "task_snapshot", b"task_snapshot", "task_started", b"task_started", "task_succeeded", b"task_succeeded", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["agent_spawned", "agent_placed", "agent_ready", "agent_updated", "agent_draining", "agent_stopped", "agent_failed", "agent_lost", "agent_restarting", "agent_sleeping", "agent_waking", "session_opened", "session_suspect", "session_resumed", "session_ended", "task_delegated", "task_released", "task_assigned", "task_started", "task_requeued", "task_retry_scheduled", "task_reported", "task_succeeded", "task_failed", "task_cancel_requested", "task_canceled", "task_expired", "task_quarantined", "task_paused", "task_resumed", "task_input_requested", "task_input_received", "task_sent_back", "task_retried", "message_sent", "message_delivered", "message_read", "message_expired", "task_output", "task_progressed", "output_gap", "agent_snapshot", "task_snapshot", "snapshot_end"]  # noqa: Y015
+    _WhichOneofReturnType_fact: _TypeAlias = _typing.Literal["agent_spawned", "agent_placed", "agent_ready", "agent_updated", "agent_draining", "agent_stopped", "agent_failed", "agent_lost", "agent_restarting", "agent_sleeping", "agent_waking", "session_opened", "session_suspect", "session_resumed", "session_ended", "task_delegated", "task_released", "task_assigned", "task_started", "task_requeued", "task_retry_scheduled", "task_reported", "task_succeeded", "task_failed", "task_cancel_requested", "task_canceled", "task_expired", "task_quarantined", "task_paused", "task_resumed", "task_input_requested", "task_input_received", "task_sent_back", "task_retried", "message_sent", "message_delivered", "message_read", "message_expired", "plugin_enabled", "plugin_disabled", "plugin_configured", "plugin_failed", "plugin_reported", "task_output", "task_progressed", "output_gap", "agent_snapshot", "task_snapshot", "snapshot_end"]  # noqa: Y015
     _WhichOneofArgType_fact: _TypeAlias = _typing.Literal["fact", b"fact"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_fact) -> _WhichOneofReturnType_fact | None: ...
 

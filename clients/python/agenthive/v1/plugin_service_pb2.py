@@ -22,40 +22,48 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!agenthive/v1/plugin_service.proto\x12\x0c\x61genthive.v1\x1a\x1cgoogle/protobuf/struct.proto\"\xa2\x01\n\x06Plugin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.agenthive.v1.PluginState\x12\x14\n\x0cstate_reason\x18\x04 \x01(\t\x12\'\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08services\x18\x06 \x03(\t\";\n\x12ListPluginsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x13ListPluginsResponse\x12%\n\x07plugins\x18\x01 \x03(\x0b\x32\x14.agenthive.v1.Plugin\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10GetPluginRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x11GetPluginResponse\x12$\n\x06plugin\x18\x01 \x01(\x0b\x32\x14.agenthive.v1.Plugin\"7\n\x13\x45nablePluginRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"<\n\x14\x45nablePluginResponse\x12$\n\x06plugin\x18\x01 \x01(\x0b\x32\x14.agenthive.v1.Plugin\"8\n\x14\x44isablePluginRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"=\n\x15\x44isablePluginResponse\x12$\n\x06plugin\x18\x01 \x01(\x0b\x32\x14.agenthive.v1.Plugin\"c\n\x16\x43onfigurePluginRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\"?\n\x17\x43onfigurePluginResponse\x12$\n\x06plugin\x18\x01 \x01(\x0b\x32\x14.agenthive.v1.Plugin*y\n\x0bPluginState\x12\x1c\n\x18PLUGIN_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PLUGIN_STATE_DISABLED\x10\x01\x12\x18\n\x14PLUGIN_STATE_ENABLED\x10\x02\x12\x17\n\x13PLUGIN_STATE_FAILED\x10\x03\x32\xc2\x03\n\rPluginService\x12R\n\x0bListPlugins\x12 .agenthive.v1.ListPluginsRequest\x1a!.agenthive.v1.ListPluginsResponse\x12L\n\tGetPlugin\x12\x1e.agenthive.v1.GetPluginRequest\x1a\x1f.agenthive.v1.GetPluginResponse\x12U\n\x0c\x45nablePlugin\x12!.agenthive.v1.EnablePluginRequest\x1a\".agenthive.v1.EnablePluginResponse\x12X\n\rDisablePlugin\x12\".agenthive.v1.DisablePluginRequest\x1a#.agenthive.v1.DisablePluginResponse\x12^\n\x0f\x43onfigurePlugin\x12$.agenthive.v1.ConfigurePluginRequest\x1a%.agenthive.v1.ConfigurePluginResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!agenthive/v1/plugin_service.proto\x12\x0c\x61genthive.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xad\x01\n\tPluginAct\x12)\n\x04kind\x18\x01 \x01(\x0e\x32\x1b.agenthive.v1.PluginActKind\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x12\n\ncall_count\x18\x03 \x01(\x03\x12\x15\n\rfailure_count\x18\x04 \x01(\x03\x12-\n\ntotal_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\r\n\x05stage\x18\x06 \x01(\t\"\xa4\x03\n\x06Plugin\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12(\n\x05state\x18\x03 \x01(\x0e\x32\x19.agenthive.v1.PluginState\x12\x14\n\x0cstate_reason\x18\x04 \x01(\t\x12\'\n\x06\x63onfig\x18\x05 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08services\x18\x06 \x03(\t\x12\x35\n\x0c\x66\x61ilure_mode\x18\x07 \x01(\x0e\x32\x1f.agenthive.v1.PluginFailureMode\x12\x10\n\x08requires\x18\x08 \x03(\t\x12\r\n\x05\x61\x66ter\x18\t \x03(\t\x12\x10\n\x08required\x18\n \x01(\x08\x12\x10\n\x08revision\x18\x0b \x01(\x03\x12.\n\nstate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x04\x61\x63ts\x18\r \x03(\x0b\x32\x17.agenthive.v1.PluginAct\x12\x12\n\ntask_count\x18\x0e \x01(\x03\x12\x19\n\x11handler_lag_count\x18\x0f \x01(\x03\";\n\x12ListPluginsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"U\n\x13ListPluginsResponse\x12%\n\x07plugins\x18\x01 \x03(\x0b\x32\x14.agenthive.v1.Plugin\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\" \n\x10GetPluginRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"9\n\x11GetPluginResponse\x12$\n\x06plugin\x18\x01 \x01(\x0b\x32\x14.agenthive.v1.Plugin\"7\n\x13\x45nablePluginRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"<\n\x14\x45nablePluginResponse\x12$\n\x06plugin\x18\x01 \x01(\x0b\x32\x14.agenthive.v1.Plugin\"8\n\x14\x44isablePluginRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"=\n\x15\x44isablePluginResponse\x12$\n\x06plugin\x18\x01 \x01(\x0b\x32\x14.agenthive.v1.Plugin\"u\n\x16\x43onfigurePluginRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\'\n\x06\x63onfig\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x10\n\x08revision\x18\x04 \x01(\x03\"?\n\x17\x43onfigurePluginResponse\x12$\n\x06plugin\x18\x01 \x01(\x0b\x32\x14.agenthive.v1.Plugin*y\n\x0bPluginState\x12\x1c\n\x18PLUGIN_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15PLUGIN_STATE_DISABLED\x10\x01\x12\x18\n\x14PLUGIN_STATE_ENABLED\x10\x02\x12\x17\n\x13PLUGIN_STATE_FAILED\x10\x03*v\n\x11PluginFailureMode\x12#\n\x1fPLUGIN_FAILURE_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18PLUGIN_FAILURE_MODE_OPEN\x10\x01\x12\x1e\n\x1aPLUGIN_FAILURE_MODE_CLOSED\x10\x02*\xbf\x01\n\rPluginActKind\x12\x1f\n\x1bPLUGIN_ACT_KIND_UNSPECIFIED\x10\x00\x12\x1f\n\x1bPLUGIN_ACT_KIND_INTERCEPTOR\x10\x01\x12\x18\n\x14PLUGIN_ACT_KIND_HOOK\x10\x02\x12\x1b\n\x17PLUGIN_ACT_KIND_HANDLER\x10\x03\x12\x1b\n\x17PLUGIN_ACT_KIND_SERVICE\x10\x04\x12\x18\n\x14PLUGIN_ACT_KIND_TASK\x10\x05\x32\xc2\x03\n\rPluginService\x12R\n\x0bListPlugins\x12 .agenthive.v1.ListPluginsRequest\x1a!.agenthive.v1.ListPluginsResponse\x12L\n\tGetPlugin\x12\x1e.agenthive.v1.GetPluginRequest\x1a\x1f.agenthive.v1.GetPluginResponse\x12U\n\x0c\x45nablePlugin\x12!.agenthive.v1.EnablePluginRequest\x1a\".agenthive.v1.EnablePluginResponse\x12X\n\rDisablePlugin\x12\".agenthive.v1.DisablePluginRequest\x1a#.agenthive.v1.DisablePluginResponse\x12^\n\x0f\x43onfigurePlugin\x12$.agenthive.v1.ConfigurePluginRequest\x1a%.agenthive.v1.ConfigurePluginResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'agenthive.v1.plugin_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PLUGINSTATE']._serialized_start=893
-  _globals['_PLUGINSTATE']._serialized_end=1014
-  _globals['_PLUGIN']._serialized_start=82
-  _globals['_PLUGIN']._serialized_end=244
-  _globals['_LISTPLUGINSREQUEST']._serialized_start=246
-  _globals['_LISTPLUGINSREQUEST']._serialized_end=305
-  _globals['_LISTPLUGINSRESPONSE']._serialized_start=307
-  _globals['_LISTPLUGINSRESPONSE']._serialized_end=392
-  _globals['_GETPLUGINREQUEST']._serialized_start=394
-  _globals['_GETPLUGINREQUEST']._serialized_end=426
-  _globals['_GETPLUGINRESPONSE']._serialized_start=428
-  _globals['_GETPLUGINRESPONSE']._serialized_end=485
-  _globals['_ENABLEPLUGINREQUEST']._serialized_start=487
-  _globals['_ENABLEPLUGINREQUEST']._serialized_end=542
-  _globals['_ENABLEPLUGINRESPONSE']._serialized_start=544
-  _globals['_ENABLEPLUGINRESPONSE']._serialized_end=604
-  _globals['_DISABLEPLUGINREQUEST']._serialized_start=606
-  _globals['_DISABLEPLUGINREQUEST']._serialized_end=662
-  _globals['_DISABLEPLUGINRESPONSE']._serialized_start=664
-  _globals['_DISABLEPLUGINRESPONSE']._serialized_end=725
-  _globals['_CONFIGUREPLUGINREQUEST']._serialized_start=727
-  _globals['_CONFIGUREPLUGINREQUEST']._serialized_end=826
-  _globals['_CONFIGUREPLUGINRESPONSE']._serialized_start=828
-  _globals['_CONFIGUREPLUGINRESPONSE']._serialized_end=891
-  _globals['_PLUGINSERVICE']._serialized_start=1017
-  _globals['_PLUGINSERVICE']._serialized_end=1467
+  _globals['_PLUGINSTATE']._serialized_start=1410
+  _globals['_PLUGINSTATE']._serialized_end=1531
+  _globals['_PLUGINFAILUREMODE']._serialized_start=1533
+  _globals['_PLUGINFAILUREMODE']._serialized_end=1651
+  _globals['_PLUGINACTKIND']._serialized_start=1654
+  _globals['_PLUGINACTKIND']._serialized_end=1845
+  _globals['_PLUGINACT']._serialized_start=147
+  _globals['_PLUGINACT']._serialized_end=320
+  _globals['_PLUGIN']._serialized_start=323
+  _globals['_PLUGIN']._serialized_end=743
+  _globals['_LISTPLUGINSREQUEST']._serialized_start=745
+  _globals['_LISTPLUGINSREQUEST']._serialized_end=804
+  _globals['_LISTPLUGINSRESPONSE']._serialized_start=806
+  _globals['_LISTPLUGINSRESPONSE']._serialized_end=891
+  _globals['_GETPLUGINREQUEST']._serialized_start=893
+  _globals['_GETPLUGINREQUEST']._serialized_end=925
+  _globals['_GETPLUGINRESPONSE']._serialized_start=927
+  _globals['_GETPLUGINRESPONSE']._serialized_end=984
+  _globals['_ENABLEPLUGINREQUEST']._serialized_start=986
+  _globals['_ENABLEPLUGINREQUEST']._serialized_end=1041
+  _globals['_ENABLEPLUGINRESPONSE']._serialized_start=1043
+  _globals['_ENABLEPLUGINRESPONSE']._serialized_end=1103
+  _globals['_DISABLEPLUGINREQUEST']._serialized_start=1105
+  _globals['_DISABLEPLUGINREQUEST']._serialized_end=1161
+  _globals['_DISABLEPLUGINRESPONSE']._serialized_start=1163
+  _globals['_DISABLEPLUGINRESPONSE']._serialized_end=1224
+  _globals['_CONFIGUREPLUGINREQUEST']._serialized_start=1226
+  _globals['_CONFIGUREPLUGINREQUEST']._serialized_end=1343
+  _globals['_CONFIGUREPLUGINRESPONSE']._serialized_start=1345
+  _globals['_CONFIGUREPLUGINRESPONSE']._serialized_end=1408
+  _globals['_PLUGINSERVICE']._serialized_start=1848
+  _globals['_PLUGINSERVICE']._serialized_end=2298
 # @@protoc_insertion_point(module_scope)

@@ -5,8 +5,10 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -33,7 +35,7 @@ class _PluginStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PluginSta
     PLUGIN_STATE_ENABLED: _PluginState.ValueType  # 2
     """Switched on and working."""
     PLUGIN_STATE_FAILED: _PluginState.ValueType  # 3
-    """Switched on, and switched off again by the server because it failed."""
+    """Switched on, but it could not be opened, or the server switched it off because it failed."""
 
 class PluginState(_PluginState, metaclass=_PluginStateEnumTypeWrapper):
     """Whether a plugin takes part."""
@@ -45,8 +47,112 @@ PLUGIN_STATE_DISABLED: PluginState.ValueType  # 1
 PLUGIN_STATE_ENABLED: PluginState.ValueType  # 2
 """Switched on and working."""
 PLUGIN_STATE_FAILED: PluginState.ValueType  # 3
-"""Switched on, and switched off again by the server because it failed."""
+"""Switched on, but it could not be opened, or the server switched it off because it failed."""
 Global___PluginState: _TypeAlias = PluginState  # noqa: Y015
+
+class _PluginFailureMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PluginFailureModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PluginFailureMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLUGIN_FAILURE_MODE_UNSPECIFIED: _PluginFailureMode.ValueType  # 0
+    """Never sent."""
+    PLUGIN_FAILURE_MODE_OPEN: _PluginFailureMode.ValueType  # 1
+    """It is skipped, and switched off when it fails too often; calls go on without it."""
+    PLUGIN_FAILURE_MODE_CLOSED: _PluginFailureMode.ValueType  # 2
+    """What it should have looked at is refused; it is never switched off by itself."""
+
+class PluginFailureMode(_PluginFailureMode, metaclass=_PluginFailureModeEnumTypeWrapper):
+    """What it means when a plugin fails."""
+
+PLUGIN_FAILURE_MODE_UNSPECIFIED: PluginFailureMode.ValueType  # 0
+"""Never sent."""
+PLUGIN_FAILURE_MODE_OPEN: PluginFailureMode.ValueType  # 1
+"""It is skipped, and switched off when it fails too often; calls go on without it."""
+PLUGIN_FAILURE_MODE_CLOSED: PluginFailureMode.ValueType  # 2
+"""What it should have looked at is refused; it is never switched off by itself."""
+Global___PluginFailureMode: _TypeAlias = PluginFailureMode  # noqa: Y015
+
+class _PluginActKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PluginActKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PluginActKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PLUGIN_ACT_KIND_UNSPECIFIED: _PluginActKind.ValueType  # 0
+    """Never sent."""
+    PLUGIN_ACT_KIND_INTERCEPTOR: _PluginActKind.ValueType  # 1
+    """Code around a call."""
+    PLUGIN_ACT_KIND_HOOK: _PluginActKind.ValueType  # 2
+    """Code inside a verb, before its decision is committed."""
+    PLUGIN_ACT_KIND_HANDLER: _PluginActKind.ValueType  # 3
+    """Code after an event."""
+    PLUGIN_ACT_KIND_SERVICE: _PluginActKind.ValueType  # 4
+    """Methods of a service of its own."""
+    PLUGIN_ACT_KIND_TASK: _PluginActKind.ValueType  # 5
+    """A loop of its own."""
+
+class PluginActKind(_PluginActKind, metaclass=_PluginActKindEnumTypeWrapper):
+    """The ways in which a plugin acts."""
+
+PLUGIN_ACT_KIND_UNSPECIFIED: PluginActKind.ValueType  # 0
+"""Never sent."""
+PLUGIN_ACT_KIND_INTERCEPTOR: PluginActKind.ValueType  # 1
+"""Code around a call."""
+PLUGIN_ACT_KIND_HOOK: PluginActKind.ValueType  # 2
+"""Code inside a verb, before its decision is committed."""
+PLUGIN_ACT_KIND_HANDLER: PluginActKind.ValueType  # 3
+"""Code after an event."""
+PLUGIN_ACT_KIND_SERVICE: PluginActKind.ValueType  # 4
+"""Methods of a service of its own."""
+PLUGIN_ACT_KIND_TASK: PluginActKind.ValueType  # 5
+"""A loop of its own."""
+Global___PluginActKind: _TypeAlias = PluginActKind  # noqa: Y015
+
+@_typing.final
+class PluginAct(_message.Message):
+    """One act of a plugin, and what it came to since the plugin was opened."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CALL_COUNT_FIELD_NUMBER: _builtins.int
+    FAILURE_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_TIME_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
+    kind: Global___PluginActKind.ValueType
+    """The way it acts."""
+    name: _builtins.str
+    """Its name: of the interceptor's class, the hook, the event's type, the service, the loop."""
+    call_count: _builtins.int
+    """How often it was called."""
+    failure_count: _builtins.int
+    """How often it raised what it should not, or took too long."""
+    stage: _builtins.str
+    """The stage of an interceptor: IDENTIFY, ADMIT, OBSERVE. Empty for other acts."""
+    @_builtins.property
+    def total_time(self) -> _duration_pb2.Duration:
+        """The time it took altogether; for what may wait, from call to return."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___PluginActKind.ValueType = ...,
+        name: _builtins.str = ...,
+        call_count: _builtins.int = ...,
+        failure_count: _builtins.int = ...,
+        total_time: _duration_pb2.Duration | None = ...,
+        stage: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total_time", b"total_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_count", b"call_count", "failure_count", b"failure_count", "kind", b"kind", "name", b"name", "stage", b"stage", "total_time", b"total_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PluginAct: _TypeAlias = PluginAct  # noqa: Y015
 
 @_typing.final
 class Plugin(_message.Message):
@@ -60,6 +166,15 @@ class Plugin(_message.Message):
     STATE_REASON_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
+    FAILURE_MODE_FIELD_NUMBER: _builtins.int
+    REQUIRES_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    REQUIRED_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    STATE_TIME_FIELD_NUMBER: _builtins.int
+    ACTS_FIELD_NUMBER: _builtins.int
+    TASK_COUNT_FIELD_NUMBER: _builtins.int
+    HANDLER_LAG_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     summary: _builtins.str
@@ -68,13 +183,39 @@ class Plugin(_message.Message):
     """Whether it takes part."""
     state_reason: _builtins.str
     """Why it is in this state, for people."""
+    failure_mode: Global___PluginFailureMode.ValueType
+    """What it means when it fails."""
+    required: _builtins.bool
+    """Whether the server does not start without it."""
+    revision: _builtins.int
+    """Grows with every change of whether it is on and of its settings; zero before the first."""
+    task_count: _builtins.int
+    """Tasks it runs now."""
+    handler_lag_count: _builtins.int
+    """Events its handlers have not come to yet. Zero when it has none."""
     @_builtins.property
     def config(self) -> _struct_pb2.Struct:
-        """Its settings in effect."""
+        """Its settings in effect, also while it is off. Secret ones are shown as `***`."""
 
     @_builtins.property
     def services(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """gRPC services it brings, by full name."""
+
+    @_builtins.property
+    def requires(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Plugins that must be on for it."""
+
+    @_builtins.property
+    def after(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Plugins that act before it where they are on."""
+
+    @_builtins.property
+    def state_time(self) -> _timestamp_pb2.Timestamp:
+        """When it came into this state."""
+
+    @_builtins.property
+    def acts(self) -> _containers.RepeatedCompositeFieldContainer[Global___PluginAct]:
+        """What it does, in the order in which it does it; empty while it is off."""
 
     def __init__(
         self,
@@ -85,10 +226,19 @@ class Plugin(_message.Message):
         state_reason: _builtins.str = ...,
         config: _struct_pb2.Struct | None = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
+        failure_mode: Global___PluginFailureMode.ValueType = ...,
+        requires: _abc.Iterable[_builtins.str] | None = ...,
+        after: _abc.Iterable[_builtins.str] | None = ...,
+        required: _builtins.bool = ...,
+        revision: _builtins.int = ...,
+        state_time: _timestamp_pb2.Timestamp | None = ...,
+        acts: _abc.Iterable[Global___PluginAct] | None = ...,
+        task_count: _builtins.int = ...,
+        handler_lag_count: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "state_time", b"state_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "name", b"name", "services", b"services", "state", b"state", "state_reason", b"state_reason", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acts", b"acts", "after", b"after", "config", b"config", "failure_mode", b"failure_mode", "handler_lag_count", b"handler_lag_count", "name", b"name", "required", b"required", "requires", b"requires", "revision", b"revision", "services", b"services", "state", b"state", "state_reason", b"state_reason", "state_time", b"state_time", "summary", b"summary", "task_count", b"task_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -303,13 +453,16 @@ class ConfigurePluginRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Optional. Makes a repeat harmless; at most 128 characters."""
     name: _builtins.str
     """Required. Its name."""
+    revision: _builtins.int
+    """Optional. Change them only if this is the plugin's revision. Zero: whatever it is."""
     @_builtins.property
     def config(self) -> _struct_pb2.Struct:
-        """Required. All of its settings; what is left out gets its default."""
+        """Required. All of its settings; what is left out gets its default. A secret given as `***` stays as it is."""
 
     def __init__(
         self,
@@ -317,10 +470,11 @@ class ConfigurePluginRequest(_message.Message):
         request_id: _builtins.str = ...,
         name: _builtins.str = ...,
         config: _struct_pb2.Struct | None = ...,
+        revision: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "name", b"name", "request_id", b"request_id", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

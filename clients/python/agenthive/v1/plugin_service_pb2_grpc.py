@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class PluginServiceStub(object):
-    """Plugins of the server: what is installed, what is on. For operators.
+    """Plugins of the server: what is installed, what is on. For operators. Switching takes effect at once, for calls that
+    begin afterwards; calls in flight finish with the plugins they started with.
     """
 
     def __init__(self, channel):
@@ -63,7 +64,8 @@ class PluginServiceStub(object):
 
 
 class PluginServiceServicer(object):
-    """Plugins of the server: what is installed, what is on. For operators.
+    """Plugins of the server: what is installed, what is on. For operators. Switching takes effect at once, for calls that
+    begin afterwards; calls in flight finish with the plugins they started with.
     """
 
     def ListPlugins(self, request, context):
@@ -81,21 +83,29 @@ class PluginServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def EnablePlugin(self, request, context):
-        """Switches a plugin on, now and after every restart. UNIMPLEMENTED by servers that cannot switch plugins while running.
+        """Switches a plugin on, now and after every restart; returns when it takes part. One that is on stays on; one that the
+        server switched off because it failed is tried again. A repeat is harmless. NOT_FOUND: not installed.
+        FAILED_PRECONDITION: another plugin it requires is off, it would change the same as another without an order between
+        them (`PLUGIN_CONFLICT`), or it cannot be opened (`PLUGIN_CANNOT_OPEN`). Nothing has changed then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DisablePlugin(self, request, context):
-        """Switches a plugin off, now and after every restart. UNIMPLEMENTED by servers that cannot switch plugins while running.
+        """Switches a plugin off, now and after every restart; returns when it has been stopped. One that is off stays off. A
+        repeat is harmless. NOT_FOUND: not installed. FAILED_PRECONDITION: another that is on requires it, or it protects a
+        server that listens beyond loopback (`PLUGIN_CONFLICT`). Nothing has changed then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ConfigurePlugin(self, request, context):
-        """Changes the settings of a plugin. UNIMPLEMENTED by servers that cannot switch plugins while running.
+        """Changes the settings of a plugin, now and after every restart; returns when they are in effect. One that is on is
+        opened anew beside the one that runs, which goes on until the new one takes part. A repeat is harmless.
+        INVALID_ARGUMENT: an unknown setting, or a value that does not fit; the field is named. ABORTED: `revision` is not
+        the current one. FAILED_PRECONDITION: it cannot be opened with them (`PLUGIN_CANNOT_OPEN`). Nothing has changed then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -138,7 +148,8 @@ def add_PluginServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class PluginService(object):
-    """Plugins of the server: what is installed, what is on. For operators.
+    """Plugins of the server: what is installed, what is on. For operators. Switching takes effect at once, for calls that
+    begin afterwards; calls in flight finish with the plugins they started with.
     """
 
     @staticmethod

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class PluginServiceStub:
-    """Plugins of the server: what is installed, what is on. For operators."""
+    """Plugins of the server: what is installed, what is on. For operators. Switching takes effect at once, for calls that
+    begin afterwards; calls in flight finish with the plugins they started with.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -38,15 +40,28 @@ class PluginServiceStub:
     GetPlugin: _grpc.UnaryUnaryMultiCallable[_plugin_service_pb2.GetPluginRequest, _plugin_service_pb2.GetPluginResponse]
     """Gets one plugin. NOT_FOUND: not installed."""
     EnablePlugin: _grpc.UnaryUnaryMultiCallable[_plugin_service_pb2.EnablePluginRequest, _plugin_service_pb2.EnablePluginResponse]
-    """Switches a plugin on, now and after every restart. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+    """Switches a plugin on, now and after every restart; returns when it takes part. One that is on stays on; one that the
+    server switched off because it failed is tried again. A repeat is harmless. NOT_FOUND: not installed.
+    FAILED_PRECONDITION: another plugin it requires is off, it would change the same as another without an order between
+    them (`PLUGIN_CONFLICT`), or it cannot be opened (`PLUGIN_CANNOT_OPEN`). Nothing has changed then.
+    """
     DisablePlugin: _grpc.UnaryUnaryMultiCallable[_plugin_service_pb2.DisablePluginRequest, _plugin_service_pb2.DisablePluginResponse]
-    """Switches a plugin off, now and after every restart. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+    """Switches a plugin off, now and after every restart; returns when it has been stopped. One that is off stays off. A
+    repeat is harmless. NOT_FOUND: not installed. FAILED_PRECONDITION: another that is on requires it, or it protects a
+    server that listens beyond loopback (`PLUGIN_CONFLICT`). Nothing has changed then.
+    """
     ConfigurePlugin: _grpc.UnaryUnaryMultiCallable[_plugin_service_pb2.ConfigurePluginRequest, _plugin_service_pb2.ConfigurePluginResponse]
-    """Changes the settings of a plugin. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+    """Changes the settings of a plugin, now and after every restart; returns when they are in effect. One that is on is
+    opened anew beside the one that runs, which goes on until the new one takes part. A repeat is harmless.
+    INVALID_ARGUMENT: an unknown setting, or a value that does not fit; the field is named. ABORTED: `revision` is not
+    the current one. FAILED_PRECONDITION: it cannot be opened with them (`PLUGIN_CANNOT_OPEN`). Nothing has changed then.
+    """
 
 @_typing.type_check_only
 class PluginServiceAsyncStub(PluginServiceStub):
-    """Plugins of the server: what is installed, what is on. For operators."""
+    """Plugins of the server: what is installed, what is on. For operators. Switching takes effect at once, for calls that
+    begin afterwards; calls in flight finish with the plugins they started with.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListPlugins: _aio.UnaryUnaryMultiCallable[_plugin_service_pb2.ListPluginsRequest, _plugin_service_pb2.ListPluginsResponse]  # type: ignore[assignment]
@@ -54,14 +69,27 @@ class PluginServiceAsyncStub(PluginServiceStub):
     GetPlugin: _aio.UnaryUnaryMultiCallable[_plugin_service_pb2.GetPluginRequest, _plugin_service_pb2.GetPluginResponse]  # type: ignore[assignment]
     """Gets one plugin. NOT_FOUND: not installed."""
     EnablePlugin: _aio.UnaryUnaryMultiCallable[_plugin_service_pb2.EnablePluginRequest, _plugin_service_pb2.EnablePluginResponse]  # type: ignore[assignment]
-    """Switches a plugin on, now and after every restart. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+    """Switches a plugin on, now and after every restart; returns when it takes part. One that is on stays on; one that the
+    server switched off because it failed is tried again. A repeat is harmless. NOT_FOUND: not installed.
+    FAILED_PRECONDITION: another plugin it requires is off, it would change the same as another without an order between
+    them (`PLUGIN_CONFLICT`), or it cannot be opened (`PLUGIN_CANNOT_OPEN`). Nothing has changed then.
+    """
     DisablePlugin: _aio.UnaryUnaryMultiCallable[_plugin_service_pb2.DisablePluginRequest, _plugin_service_pb2.DisablePluginResponse]  # type: ignore[assignment]
-    """Switches a plugin off, now and after every restart. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+    """Switches a plugin off, now and after every restart; returns when it has been stopped. One that is off stays off. A
+    repeat is harmless. NOT_FOUND: not installed. FAILED_PRECONDITION: another that is on requires it, or it protects a
+    server that listens beyond loopback (`PLUGIN_CONFLICT`). Nothing has changed then.
+    """
     ConfigurePlugin: _aio.UnaryUnaryMultiCallable[_plugin_service_pb2.ConfigurePluginRequest, _plugin_service_pb2.ConfigurePluginResponse]  # type: ignore[assignment]
-    """Changes the settings of a plugin. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+    """Changes the settings of a plugin, now and after every restart; returns when they are in effect. One that is on is
+    opened anew beside the one that runs, which goes on until the new one takes part. A repeat is harmless.
+    INVALID_ARGUMENT: an unknown setting, or a value that does not fit; the field is named. ABORTED: `revision` is not
+    the current one. FAILED_PRECONDITION: it cannot be opened with them (`PLUGIN_CANNOT_OPEN`). Nothing has changed then.
+    """
 
 class PluginServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Plugins of the server: what is installed, what is on. For operators."""
+    """Plugins of the server: what is installed, what is on. For operators. Switching takes effect at once, for calls that
+    begin afterwards; calls in flight finish with the plugins they started with.
+    """
 
     @_abc_1.abstractmethod
     def ListPlugins(
@@ -85,7 +113,11 @@ class PluginServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _plugin_service_pb2.EnablePluginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_plugin_service_pb2.EnablePluginResponse, _abc.Awaitable[_plugin_service_pb2.EnablePluginResponse]]:
-        """Switches a plugin on, now and after every restart. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+        """Switches a plugin on, now and after every restart; returns when it takes part. One that is on stays on; one that the
+        server switched off because it failed is tried again. A repeat is harmless. NOT_FOUND: not installed.
+        FAILED_PRECONDITION: another plugin it requires is off, it would change the same as another without an order between
+        them (`PLUGIN_CONFLICT`), or it cannot be opened (`PLUGIN_CANNOT_OPEN`). Nothing has changed then.
+        """
 
     @_abc_1.abstractmethod
     def DisablePlugin(
@@ -93,7 +125,10 @@ class PluginServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _plugin_service_pb2.DisablePluginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_plugin_service_pb2.DisablePluginResponse, _abc.Awaitable[_plugin_service_pb2.DisablePluginResponse]]:
-        """Switches a plugin off, now and after every restart. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+        """Switches a plugin off, now and after every restart; returns when it has been stopped. One that is off stays off. A
+        repeat is harmless. NOT_FOUND: not installed. FAILED_PRECONDITION: another that is on requires it, or it protects a
+        server that listens beyond loopback (`PLUGIN_CONFLICT`). Nothing has changed then.
+        """
 
     @_abc_1.abstractmethod
     def ConfigurePlugin(
@@ -101,6 +136,10 @@ class PluginServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _plugin_service_pb2.ConfigurePluginRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_plugin_service_pb2.ConfigurePluginResponse, _abc.Awaitable[_plugin_service_pb2.ConfigurePluginResponse]]:
-        """Changes the settings of a plugin. UNIMPLEMENTED by servers that cannot switch plugins while running."""
+        """Changes the settings of a plugin, now and after every restart; returns when they are in effect. One that is on is
+        opened anew beside the one that runs, which goes on until the new one takes part. A repeat is harmless.
+        INVALID_ARGUMENT: an unknown setting, or a value that does not fit; the field is named. ABORTED: `revision` is not
+        the current one. FAILED_PRECONDITION: it cannot be opened with them (`PLUGIN_CANNOT_OPEN`). Nothing has changed then.
+        """
 
 def add_PluginServiceServicer_to_server(servicer: PluginServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

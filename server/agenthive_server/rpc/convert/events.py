@@ -86,7 +86,13 @@ _MESSAGES: Final[dict[str, Callable[[str], Write]]] = {
 }
 
 
+def _map(name: str) -> Write:
+    return lambda fact, value: getattr(fact, name).update(value)
+
+
 def _write(field: FieldDescriptor) -> Write:
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return _map(field.name)
     if field.message_type is not None:
         return _MESSAGES[field.message_type.full_name](field.name)
     return _enum(field.name, field.enum_type) if field.enum_type is not None else _plain(field.name)
