@@ -30,6 +30,7 @@ from .ports import Chance, Log, NewId, Notifier, Store
 from .reaper import Reaper
 from .records import Kind
 from .session_verbs import Outputs, SessionVerbs
+from .state import StateVerbs
 from .supervisor import Supervisor
 from .task_queries import TaskQueries
 from .task_verbs import TaskVerbs
@@ -67,6 +68,7 @@ class Kernel:
         self.queries = TaskQueries(self.memory, store, self.index, clock)
         self.agents = AgentVerbs(decisions, store, self.index, clock, new_id)
         self.messages = MessageVerbs(decisions, self.index, clock, new_id)
+        self.state = StateVerbs(decisions, store)
         self.sessions = SessionVerbs(
             decisions, self.index, self.contacts, self._owed, clock, new_id, chance, limits, outputs
         )

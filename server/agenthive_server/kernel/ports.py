@@ -27,6 +27,8 @@ class Query:
     parent_task_id: str = ""
     type: str = ""
     agent_id: str = ""
+    # What the id begins with.
+    prefix: str = ""
     after: tuple[float | str, str] | None = None
     limit: int = 50
 

@@ -11,6 +11,9 @@ D = TypeVar("D")
 Key = tuple[str, str]
 """Namespace and id; unique within a kind."""
 
+LAST_CODE_POINT = "\U0010ffff"
+"""No character, and in no id: what begins with a text sorts before the text with this added."""
+
 
 class Kind(StrEnum):
     """The kinds of records a store keeps."""
@@ -24,6 +27,7 @@ class Kind(StrEnum):
     REQUEST = "request"
     CURSOR = "cursor"
     ROLE = "role"
+    STATE = "state"
 
 
 Ref = tuple[Kind, Key]
@@ -106,3 +110,12 @@ class RoleRecord(Record):
     holder: str
     epoch: int
     expire_time: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateRecord(Record):
+    """A value a plugin keeps: `namespace` is the plugin's name, `id` the key."""
+
+    kind: ClassVar[Kind] = Kind.STATE
+
+    value: bytes

@@ -12,7 +12,7 @@ from typing import Any
 from agenthive_server.kernel.agents import Agent
 from agenthive_server.kernel.messages import Broadcast, Message
 from agenthive_server.kernel.ports import Query
-from agenthive_server.kernel.records import CursorRecord, Kind, Record, RequestRecord, RoleRecord
+from agenthive_server.kernel.records import CursorRecord, Kind, Record, RequestRecord, RoleRecord, StateRecord
 from agenthive_server.kernel.sessions import Session
 from agenthive_server.kernel.tasks import TERMINAL, Progress, Task
 
@@ -104,6 +104,7 @@ SHAPES: Mapping[Kind, Shape] = {
     ),
     Kind.CURSOR: Shape(record=CursorRecord),
     Kind.ROLE: Shape(record=RoleRecord),
+    Kind.STATE: Shape(record=StateRecord),
 }
 """The columns of every kind. Empty is None; what is not a column of a kind is empty in all its records."""
 

@@ -108,7 +108,9 @@ class MemoryStore:
         found = [
             record
             for record in self._tables[kind].values()
-            if record.namespace == query.namespace and matches(shape.facts(record), query)
+            if record.namespace == query.namespace
+            and record.id.startswith(query.prefix)
+            and matches(shape.facts(record), query)
         ]
         found.sort(key=shape.sort_key, reverse=shape.newest_first)
         after = query.after

@@ -9,7 +9,7 @@ from typing import Any
 
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.ports import LogBounds, Query
-from agenthive_server.kernel.records import Key, Kind, Record
+from agenthive_server.kernel.records import LAST_CODE_POINT, Key, Kind, Record
 from agenthive_server.kernel.tasks import TERMINAL
 
 from . import statements
@@ -73,11 +73,15 @@ def query(db: sqlite3.Connection, kind: Kind, asked: Query) -> list[Record]:
         # So that open tasks are found among any number of those that are over.
         open_only=kind is Kind.TASK and _only_open(asked),
         labels=len(asked.labels),
+        prefix=bool(asked.prefix),
         after=asked.after is not None,
     )
     values: list[Any] = [asked.namespace, *equal.values(), *map(str, asked.states)]
     for label in asked.labels.items():
         values += label
+    if asked.prefix:
+        # Ids sort by code point, and this is the last of them: no character, so in no id.
+        values += asked.prefix, f"{asked.prefix}{LAST_CODE_POINT}"
     if asked.after is not None:
         values += asked.after if shape.newest_first else asked.after[1:]
     return _records(kind, db.execute(text, [*values, asked.limit]))

@@ -16,7 +16,7 @@ from agenthive_server.kernel.records import Kind
 
 from .columns import SHAPES
 
-REVISION = "0001"
+REVISION = "0002"
 """The migration this version's tables stand at; it is the newest file in `migrations/versions`."""
 
 

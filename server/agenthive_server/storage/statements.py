@@ -163,9 +163,12 @@ def expired_records(kind: Kind) -> str:
 
 @lru_cache(maxsize=256)
 def query_records(
-    kind: Kind, conditions: tuple[str, ...], *, states: int, open_only: bool, labels: int, after: bool
+    kind: Kind, conditions: tuple[str, ...], *, states: int, open_only: bool, labels: int, prefix: bool, after: bool
 ) -> str:
-    """Select a page: namespace, the value of each condition, states, name and value of each label, after, limit."""
+    """Select a page: namespace, the value of each condition, states, labels (name, value), prefix, after, limit.
+
+    A prefix is two values: the first id that begins with it, and the last.
+    """
     table = TABLES[kind]
     columns = table.c
     wanted = [columns.namespace == bindparam("query_namespace")]
@@ -175,6 +178,8 @@ def query_records(
     if open_only:
         wanted.append(columns.due_time.is_(None))
     wanted += [_has_label(table, number) for number in range(labels)]
+    if prefix:
+        wanted.append(columns.id.between(bindparam("prefix_first"), bindparam("prefix_last")))
     newest_first = SHAPES[kind].newest_first
     if after and newest_first:
         wanted.append(tuple_(columns.create_time, columns.id) < tuple_(bindparam("time"), bindparam("after")))

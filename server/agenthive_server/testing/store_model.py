@@ -8,7 +8,17 @@ from agenthive_server.kernel.agents import Agent, AgentSpec, AgentState, Restart
 from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted, Outcome
 from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.messages import Broadcast, Message, MessageState, Urgency
-from agenthive_server.kernel.records import CursorRecord, Key, Kind, Payload, Record, Ref, RequestRecord, RoleRecord
+from agenthive_server.kernel.records import (
+    CursorRecord,
+    Key,
+    Kind,
+    Payload,
+    Record,
+    Ref,
+    RequestRecord,
+    RoleRecord,
+    StateRecord,
+)
 from agenthive_server.kernel.sessions import RunnerCapacity, Session, SessionState
 from agenthive_server.kernel.tasks import (
     Attempt,
@@ -137,12 +147,24 @@ def sample(kind: Kind, key: Key, revision: int, number: int) -> Record:
             return RequestRecord(
                 namespace=namespace, id=name, revision=revision, digest="d", refs=(name, role), create_time=time
             )
+        case _:
+            return _plain_sample(kind, key, revision, number)
+
+
+def _plain_sample(kind: Kind, key: Key, revision: int, number: int) -> Record:
+    """Return a record of a kind of which nothing can be asked but its key."""
+    namespace, name = key
+    match kind:
         case Kind.CURSOR:
             return CursorRecord(namespace=namespace, id=name, revision=revision, sequence=number)
         case Kind.ROLE:
             return RoleRecord(
-                namespace=namespace, id=name, revision=revision, holder="h", epoch=number, expire_time=time
+                namespace=namespace, id=name, revision=revision, holder="h", epoch=number, expire_time=float(number % 7)
             )
+        case Kind.STATE:
+            return StateRecord(namespace=namespace, id=name, revision=revision, value=bytes(number % 9))
+        case _:
+            raise AssertionError(kind)
 
 
 def unchanging(record: Record, successor: Record) -> Record:
@@ -234,5 +256,8 @@ def full_records() -> list[Record]:
             create_time=0.0,
             expire_time=1.0,
         ),
-        *(sample(kind, ("n", "z"), 1, 5) for kind in (Kind.BROADCAST, Kind.REQUEST, Kind.CURSOR, Kind.ROLE)),
+        *(
+            sample(kind, ("n", "z"), 1, 5)
+            for kind in (Kind.BROADCAST, Kind.REQUEST, Kind.CURSOR, Kind.ROLE, Kind.STATE)
+        ),
     ]

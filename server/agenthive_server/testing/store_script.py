@@ -17,7 +17,7 @@ from agenthive_server.kernel.records import Key, Kind, Record, Ref
 
 from .store_model import Model, changing, fact, sample, unchanging
 
-KINDS = (Kind.TASK, Kind.AGENT, Kind.MESSAGE, Kind.REQUEST, Kind.CURSOR)
+KINDS = (Kind.TASK, Kind.AGENT, Kind.MESSAGE, Kind.REQUEST, Kind.CURSOR, Kind.STATE)
 KEYS: tuple[Key, ...] = (("n", "a"), ("n", "b"), ("m", "a"))
 REFS: tuple[Ref, ...] = tuple((kind, key) for kind in KINDS for key in KEYS)
 
@@ -159,6 +159,7 @@ def page_cases() -> st.SearchStrategy[PageCase]:
         parent_task_id=st.sampled_from(("", "", "p")),
         type=st.sampled_from(("", "", "type-1")),
         agent_id=st.sampled_from(("", "", "a", "coder")),
+        prefix=st.sampled_from(("", "", "r1", "r2", "x")),
         limit=st.integers(1, 7),
     )
     return st.builds(
@@ -169,7 +170,7 @@ def page_cases() -> st.SearchStrategy[PageCase]:
     )
 
 
-_BY_ID = (Kind.AGENT, Kind.SESSION, Kind.PROGRESS, Kind.CURSOR, Kind.ROLE)
+_BY_ID = (Kind.AGENT, Kind.SESSION, Kind.PROGRESS, Kind.CURSOR, Kind.ROLE, Kind.STATE)
 
 
 def _place(kind: Kind, record: Record) -> tuple[float | str, str]:
@@ -209,6 +210,7 @@ def _fits(record: Record, query: Query) -> bool:
     ]
     return (
         record.namespace == query.namespace
+        and record.id.startswith(query.prefix)
         and (not query.states or getattr(record, "state", "") in query.states)
         and all(not wanted or wanted == value for wanted, value in asked)
         and all(labels.get(name) == value for name, value in query.labels.items())

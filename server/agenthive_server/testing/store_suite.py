@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted
 from agenthive_server.kernel.clock import ManualClock
 from agenthive_server.kernel.ports import Query, Store
-from agenthive_server.kernel.records import Key, Kind, Record
+from agenthive_server.kernel.records import Key, Kind, Record, StateRecord
 from agenthive_server.kernel.tasks import TERMINAL, TaskState
 
 from .store_log import BlobSuite, LogSuite
@@ -214,6 +214,30 @@ class StoreSuite(LogSuite, BlobSuite):
         assert await store.query(Kind.CURSOR, Query(namespace="default", role="coder")) == []
         assert await store.query(Kind.CURSOR, Query(namespace="default", states=frozenset({"OPEN"}))) == []
         assert await store.query(Kind.CURSOR, Query(namespace="default", labels={"a": "b"})) == []
+
+    async def test_a_prefix_asks_for_what_begins_with_it_in_order_of_code_points(self, store: Store) -> None:
+        keys = ["a", "a/", "a/1", "a/10", "a/2", "a/Z", "a/z", "a/é", "a/\uffee", "a/\N{ROCKET}", "a0", "b"]
+        await put(store, *(sample(Kind.STATE, (plugin, key), 1, 1) for key in keys for plugin in ("p", "q")))
+
+        async def found(prefix: str, after: str = "", limit: int = 50) -> list[str]:
+            asked = Query(namespace="p", prefix=prefix, after=("", after) if after else None, limit=limit)
+            return [record.id for record in await store.query(Kind.STATE, asked)]
+
+        assert await found("") == keys
+        assert await found("a/") == keys[1:10]
+        assert await found("a/1") == ["a/1", "a/10"]
+        assert await found("a/", after="a/2", limit=3) == ["a/Z", "a/z", "a/é"]
+        assert await found("a/", after="a/\N{ROCKET}") == []
+        assert await found("a/", after="A") == keys[1:10]
+        assert await found("c") == []
+
+    async def test_many_values_of_plugins_go_in_one_change_set_and_come_back(self, store: Store) -> None:
+        many = [StateRecord(namespace="p", id=f"k{n:04}", revision=1, value=bytes([n % 256]) * n) for n in range(1_000)]
+        assert await store.commit([changing(*many)]) == [COMMITTED]
+        assert await store.query(Kind.STATE, Query(namespace="p", limit=2_000)) == many
+        later = [record.evolve(revision=2, value=b"new") for record in many]
+        assert await store.commit([changing(*later[:500], deletes=tuple(many[500:]))]) == [COMMITTED]
+        assert await store.scan(Kind.STATE) == later[:500]
 
     async def test_what_is_past_its_time_is_found_oldest_first(self, store: Store) -> None:
         done = task("done", state=TaskState.SUCCEEDED, end_time=5.0)

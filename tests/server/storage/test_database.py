@@ -17,7 +17,7 @@ from agenthive_server.kernel.changes import COMMITTED
 from agenthive_server.kernel.clock import ManualClock
 from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.ports import BlobInfo, StoreUnusable
-from agenthive_server.kernel.records import Kind
+from agenthive_server.kernel.records import Kind, StateRecord
 from agenthive_server.storage.migrations import migrate
 from agenthive_server.storage.schema import REVISION, TABLES
 from agenthive_server.storage.sqlite import SqliteStore
@@ -159,6 +159,22 @@ async def test_the_migrations_make_the_same_tables_as_a_new_database(tmp_path: P
     connection = sqlite3.connect(migrated)
     assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISION,)]
     connection.close()
+
+
+async def test_a_database_of_the_first_version_gets_the_table_it_lacks_and_keeps_what_it_has(path: Path) -> None:
+    store = await opened(path)
+    await store.commit([changing(task("a"), events=1)])
+    await store.close()
+    connection = sqlite3.connect(path)
+    connection.executescript("DROP TABLE state; UPDATE alembic_version SET version_num = '0001'")
+    connection.close()
+    store = await opened(path)
+    kept = StateRecord(namespace="plugin", id="key", revision=1, value=b"value")
+    assert await store.commit([changing(kept)]) == [COMMITTED]
+    assert await store.get(Kind.STATE, [kept.key]) == [kept]
+    assert await store.get(Kind.TASK, [("default", "a")]) == [task("a")]
+    assert (await store.bounds()).head == 1
+    await store.close()
 
 
 def test_the_tables_can_be_made_in_postgresql() -> None:
