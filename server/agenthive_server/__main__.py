@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 well, 1 failed with a sentence on stderr, 2 wrong usage."""
     # The runner is started when gRPC's threads run already; its fork handlers could only warn about that.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # noqa: TID251 - written, and before grpc is imported
+    # A line for every handshake that fails is what a port scan wants; `GRPC_VERBOSITY=info` shows them.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # noqa: TID251 - written, and before grpc is imported
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
@@ -76,7 +78,14 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--keep-runner", action="store_true", default=None, help="leave the runner and its agents when the server stops"
     )
     parser.add_argument(
-        "--insecure", action="store_true", default=None, help="listen beyond loopback without TLS and authentication"
+        "--tls-cert", metavar="FILE", help="speak TLS with this certificate (PEM); read again on change"
+    )
+    parser.add_argument("--tls-key", metavar="FILE", help="the private key of that certificate (PEM)")
+    parser.add_argument(
+        "--tls-client-ca", metavar="FILE", help="let only clients in that have a certificate of this authority"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", default=None, help="listen beyond loopback without TLS or authentication"
     )
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
     parser.set_defaults(run=_serve)
@@ -119,6 +128,9 @@ def _serve(options: argparse.Namespace) -> int:
         "server.runner": options.runner,
         "server.keep_runner": options.keep_runner,
         "server.insecure": options.insecure,
+        "server.tls.certificate": options.tls_cert,
+        "server.tls.key": options.tls_key,
+        "server.tls.client_ca": options.tls_client_ca,
         "server.log_level": options.log_level,
     }
     try:

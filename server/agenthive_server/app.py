@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
-import logging
 import random
 import sys
 from collections.abc import Sequence
@@ -32,6 +30,7 @@ from agenthive_server.rpc.builtin import BuiltIn
 from agenthive_server.rpc.chain import Switch, build_chain, describe
 from agenthive_server.rpc.convert.events import event_bytes
 from agenthive_server.rpc.disk import DiskGuard
+from agenthive_server.rpc.exposure import Unprotected, local_address, require_protected
 from agenthive_server.rpc.health import Board, ReportMethods
 from agenthive_server.rpc.messaging import MessagingMethods
 from agenthive_server.rpc.orchestrator import Services, add_services
@@ -39,13 +38,12 @@ from agenthive_server.rpc.plugins import NoPlugins, PluginMethods
 from agenthive_server.rpc.server import CannotListen, Listening, Server, drain
 from agenthive_server.rpc.stream import StreamMethods
 from agenthive_server.rpc.tasks import TaskMethods
+from agenthive_server.rpc.tls import BadCertificate, ServerTls, TlsFiles
 from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
 from agenthive_server.settings import Settings, data_dir
 from agenthive_server.storage.committer import Committer
 from agenthive_server.vitals import Vitals, server_version
-
-_log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
@@ -143,6 +141,7 @@ class App:
             board=self.board,
             loops=self.loops,
         )
+        self.tls: ServerTls | None = None
         self.runner: LocalRunner | None = None
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
@@ -165,7 +164,7 @@ class App:
 
     async def open(self) -> None:
         """Open the store, fill the memory, listen. Raises `StartError`; what was opened is closed again then."""
-        _require_protected(self.settings)
+        self._protect(authenticated=False)
         try:
             await self.store.open()
         except StoreUnusable as error:
@@ -186,6 +185,7 @@ class App:
                 "output_notifier": self.output.notifier.run,
                 "event_loop": self.vitals.lag.run,
                 "vitals": self.vitals.run,
+                **({"tls": self.tls.run} if self.tls else {}),
             }
         )
         await fleet.muster(self.kernel.agents, self.settings.agents, self._config_dir)
@@ -208,19 +208,44 @@ class App:
         age = server.maximum_connection_age_seconds or None
         return Server(
             adapter,
-            Listening(addresses=(server.listen,), message_limit=server.message_limit_bytes, max_connection_age=age),
+            Listening(
+                addresses=(server.listen,),
+                tls=self.tls,
+                client_certificates=server.tls.required,
+                mutual_addresses=(server.tls.mutual_listen,) if server.tls.mutual_listen else (),
+                message_limit=server.message_limit_bytes,
+                max_connection_age=age,
+            ),
         )
+
+    def _protect(self, *, authenticated: bool) -> None:
+        """Read certificate and key, and refuse an address that needs more protection than there is."""
+        server, files = self.settings.server, self.settings.server.tls
+        try:
+            for listen in filter(None, (server.listen, files.mutual_listen)):
+                tls = bool(files.certificate)
+                require_protected(listen, tls=tls, authenticated=authenticated, insecure=server.insecure)
+            if files.certificate:
+                client_ca = Path(files.client_ca) if files.client_ca else None
+                paths = TlsFiles(certificate=Path(files.certificate), key=Path(files.key), client_ca=client_ca)
+                self.tls = ServerTls(paths, self.clock)
+                self.vitals.add(self.tls.probe)
+        except (Unprotected, BadCertificate) as error:
+            raise StartError(str(error)) from None
 
     def _services(self) -> Services:
         kernel, server = self.kernel, self.settings.server
         self.messaging = MessagingMethods(kernel.messages)
         self.worker = WorkerMethods(kernel.sessions, HeldOutput(kernel.memory, self.output), self.clock)
+        tls_metrics = (self.tls.metrics,) if self.tls else ()
         return Services(
             agents=AgentMethods(kernel.agents),
             tasks=TaskMethods(kernel.tasks, kernel.queries),
             stream=StreamMethods(self.subscriptions, self.vitals.snapshot, longest=self._longest_stream),
             report=ReportMethods(
-                self.vitals.report, self.vitals.facts, (self.vitals.metrics, self.built_in.metrics, self.worker.metrics)
+                self.vitals.report,
+                self.vitals.facts,
+                (self.vitals.metrics, self.built_in.metrics, self.worker.metrics, *tls_metrics),
             ),
             worker=self.worker,
             messaging=self.messaging,
@@ -235,7 +260,7 @@ class App:
         """Start the local runner, which connects to this server."""
         host, _, _ = self.settings.server.listen.rpartition(":")
         settings, folder = self.settings.runner, data_dir(self.settings)
-        arguments = ["--server", f"{_reachable(host)}:{self.port}", "--data-dir", str(folder)]
+        arguments = ["--server", f"{local_address(host)}:{self.port}", "--data-dir", str(folder)]
         arguments += ["--orphan-timeout", str(settings.orphan_timeout_seconds)]
         arguments += ["--maximum-agents", str(settings.maximum_agents), "--log-level", self.settings.server.log_level]
         for key, value in settings.labels.items():
@@ -290,34 +315,6 @@ async def serve(settings: Settings, config_path: Path | None = None) -> int:
     finally:
         await app.close(signals.hurry)
     return 0
-
-
-def _require_protected(settings: Settings) -> None:
-    host, separator, port = settings.server.listen.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65_535:
-        raise StartError(f"listen {settings.server.listen!r}: expected HOST:PORT")
-    if _is_loopback(host.strip("[]")):
-        return
-    if not settings.server.insecure:
-        raise StartError(
-            f"listen {settings.server.listen!r} is reachable from other machines, and nothing protects it: choose"
-            " 127.0.0.1, or say --insecure if something else does"
-        )
-    _log.warning("listening on %s without TLS and authentication, as told", settings.server.listen)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _reachable(host: str) -> str:
-    """Return the address under which this machine reaches what listens on `host`."""
-    return {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)
 
 
 async def _until(work: object, hurry: asyncio.Event) -> None:

@@ -23,10 +23,51 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A table of the settings file."""
 
 
+class TlsSettings(Table, frozen=True, kw_only=True):
+    """`[server.tls]`: the files are PEM, and read again within seconds when they change."""
+
+    # Certificate of the server, intermediates after it. Empty: no TLS.
+    certificate: str = ""
+    # Its private key, not encrypted.
+    key: str = ""
+    # Authorities whose certificates clients may show. Empty: clients show none.
+    client_ca: str = ""
+    # `required`: who has no certificate does not get in. `none`: nobody is asked for one. `optional`: as `none`, and
+    # clients with a certificate come to `mutual_listen`. Absent: `required` where there is a `client_ca`, else `none`.
+    require_client_certificate: Literal["none", "optional", "required"] | None = None
+    # HOST:PORT for clients with a certificate only; for `optional`.
+    mutual_listen: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether who has no certificate does not get in at `listen`."""
+        demand = self.require_client_certificate
+        return demand == "required" or (demand is None and bool(self.client_ca))
+
+    def mistake(self) -> str:
+        """Return what does not fit together, empty when all does."""
+        demand = self.require_client_certificate
+        asks = demand in ("optional", "required")
+        mistakes = (
+            (bool(self.certificate) != bool(self.key), "`certificate` and `key` belong together, and one is missing"),
+            (
+                not self.certificate and bool(self.client_ca or self.mutual_listen or asks),
+                "without `certificate` and `key` there is no TLS to ask clients for theirs",
+            ),
+            (asks and not self.client_ca, f"`{demand}` needs the authority of the clients, `client_ca`"),
+            (demand == "none" and bool(self.client_ca), "a `client_ca` is of no use with `none`"),
+            (
+                (demand == "optional") != bool(self.mutual_listen),
+                "`optional` and `mutual_listen` belong together: gRPC cannot ask for a certificate and go on without",
+            ),
+        )
+        return next((sentence for made, sentence in mistakes if made), "")
+
+
 class ServerSettings(Table, frozen=True, kw_only=True):
     """`[server]`: where it listens, where its data lie, how it stops."""
 
-    # HOST:PORT. Beyond loopback only with `insecure = true`, until TLS and authentication are configured.
+    # HOST:PORT. Beyond loopback only with TLS and a plugin that authenticates, or with `insecure = true`.
     listen: str = "127.0.0.1:50051"
     # Folder of the database, the runner's ledger and work folders. Empty: the user's data directory.
     data_dir: str = ""
@@ -35,7 +76,7 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     # SQLite's `synchronous`: FULL survives loss of power; NORMAL survives `kill -9` but may lose the last commits
     # with the power.
     synchronous: Literal["FULL", "NORMAL"] = "FULL"
-    # Listen beyond loopback without protection. Logged at every start.
+    # Listen beyond loopback without TLS or authentication. Logged at every start.
     insecure: bool = False
     # Start a local runner in the server's process group.
     runner: bool = True
@@ -58,6 +99,7 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     # Largest blob taken, in bytes.
     maximum_blob_bytes: int = 2**30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tls: TlsSettings = TlsSettings()
 
 
 class LimitSettings(Table, frozen=True, kw_only=True):
@@ -99,6 +141,9 @@ class RunnerSettings(Table, frozen=True, kw_only=True):
     maximum_agents: int = 0
     # Seconds without a server after which it stops its agents and ends.
     orphan_timeout_seconds: float = 300.0
+    # What it shows to a server that requires client certificates (PEM files).
+    certificate: str = ""
+    key: str = ""
 
 
 class FleetAgent(Table, frozen=True, kw_only=True):
@@ -156,17 +201,25 @@ def load(
             overrides[name[len(PREFIX) :].lower().replace("__", ".")] = _parsed(value)
     overrides.update({name: value for name, value in (flags or {}).items() if value is not None})
     for name, value in overrides.items():
-        table, _, key = name.partition(".")
-        target = raw.setdefault(table, {})
-        if not isinstance(target, dict):
-            raise SettingsError(f"{name}: {table} is not a table")
-        target[key] = value
+        _override(raw, name, value)
     try:
         settings = msgspec.convert(raw, Settings)
     except msgspec.ValidationError as error:
         raise SettingsError(_explain(str(error), path, text)) from None
     _check(settings, path, text)
     return settings
+
+
+def _override(raw: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value by its dotted name, in tables of tables."""
+    *tables, key = name.split(".")
+    target = raw
+    for table in tables:
+        inner = target.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise SettingsError(f"{name}: {table} is not a table")
+        target = inner
+    target[key] = value
 
 
 def _read(path: Path | None) -> str:
@@ -211,6 +264,19 @@ def _check(settings: Settings, path: Path | None, text: str) -> None:
             if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < 1e12:
                 raise SettingsError(_explain(f"Expected zero or more, got {value} - at `$.{table}.{name}`", path, text))
 
+    _check_tls(settings, path, text)
+
+
+def _check_tls(settings: Settings, path: Path | None, text: str) -> None:
+    runner, server = settings.runner, settings.server
+    if mistake := server.tls.mistake():
+        raise SettingsError(_explain(f"{mistake} - at `$.server.tls`", path, text))
+    if bool(runner.certificate) != bool(runner.key):
+        raise SettingsError(_explain("`certificate` and `key` belong together - at `$.runner.certificate`", path, text))
+    if server.runner and server.tls.required and not runner.certificate:
+        sentence = "the server requires client certificates, and its own runner has none: `certificate` and `key`"
+        raise SettingsError(_explain(f"{sentence} here, or `runner = false` in [server] - at `$.runner`", path, text))
+
 
 def _explain(error: str, path: Path | None, text: str) -> str:
     """Turn `Expected … - at `$.agents[1].slots`` into a sentence that begins with file and line."""
@@ -226,20 +292,20 @@ def _explain(error: str, path: Path | None, text: str) -> str:
 
 
 def _known(steps: str) -> list[str]:
-    table = re.sub(r"\[\d+\]", "", steps).split(".")[0]
+    table = re.sub(r"\[\d+\]", "", steps).rpartition(".")[0]
     kinds: dict[str, type[Table]] = {
         "server": ServerSettings,
+        "server.tls": TlsSettings,
         "limits": LimitSettings,
         "runner": RunnerSettings,
         "agents": FleetAgent,
     }
-    kind = kinds.get(table, Settings) if "." in steps else Settings
-    return list(kind.__struct_fields__)
+    return list(kinds.get(table, Settings).__struct_fields__)
 
 
 def _line_of(steps: str, text: str) -> int:
     """Return the line a key stands in, or that of its table's header, or 0."""
-    found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?(?:\.(\w+).*|.*)", steps)
+    found = re.fullmatch(r"(server\.tls|\w+)(?:\[(\d+)\])?(?:\.(\w+).*|.*)", steps)
     if not found:
         return 0
     table, index, key = found[1], int(found[2] or 0), found[3]

@@ -22,6 +22,8 @@ RPC_SECONDS: Final = "agenthive_rpc_seconds_total"
 RPC_IN_FLIGHT: Final = "agenthive_rpc_in_flight"
 RPC_REFUSED: Final = "agenthive_rpc_refused_total"
 SESSIONS_OPEN: Final = "agenthive_sessions_open"
+TLS_END: Final = "agenthive_tls_certificate_end_time_seconds"
+TLS_RENEWALS: Final = "agenthive_tls_renewals_total"
 
 # Labels and log fields ----------------------------------------------------------------------------------------------
 

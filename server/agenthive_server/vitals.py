@@ -11,7 +11,7 @@ from agenthive_server.events.subscriptions import Subscriptions
 from agenthive_server.kernel.agents import Agent
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import KernelError
-from agenthive_server.kernel.health import Health, Reading, Report, Status
+from agenthive_server.kernel.health import Health, Probe, Reading, Report, Status
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import Store
 from agenthive_server.kernel.records import Kind
@@ -69,6 +69,10 @@ class Vitals:
         self._health = Health(clock)
         for probe in (self._store_reading, self._notifier_reading, kernel.probe, self.lag.probe, loops.probe):
             self._health.add(probe)
+
+    def add(self, probe: Probe) -> None:
+        """Let reports tell of one more part."""
+        self._health.add(probe)
 
     def report(self) -> Report:
         """Return how the server and each of its parts is now."""

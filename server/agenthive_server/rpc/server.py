@@ -14,6 +14,7 @@ from agenthive_server.kernel.clock import Clock
 
 from .adapter import MESSAGE_LIMIT, Adapter
 from .health import Board
+from .tls import ServerTls
 
 HARD_LIMIT: Final = 4
 """gRPC itself refuses messages this many times larger than our limit, with an error that names neither."""
@@ -28,7 +29,12 @@ class Listening:
     """Where and how the server listens. Times in seconds; None switches off."""
 
     addresses: tuple[str, ...] = ("127.0.0.1:50051",)
-    credentials: grpc.ServerCredentials | None = None
+    tls: ServerTls | None = None
+    """Without it everything is plain text."""
+    client_certificates: bool = False
+    """Whether `addresses` are for clients with a certificate only. gRPC cannot ask for one and go on without."""
+    mutual_addresses: tuple[str, ...] = ()
+    """Further addresses that are for those only."""
     message_limit: int = MESSAGE_LIMIT
     keepalive: float | None = 60.0
     keepalive_timeout: float = 20.0
@@ -83,18 +89,20 @@ class Server:
     """A bound server; `ports` are those of the addresses, in their order."""
 
     def __init__(self, adapter: Adapter, listening: Listening) -> None:
-        """Bind all addresses; raises `CannotListen`."""
+        """Bind all addresses, the mutual ones last; raises `CannotListen`."""
         self._server = grpc.aio.server(options=_options(listening))
         self._server.add_generic_rpc_handlers((adapter,))
-        self.ports = tuple(self._bind(address, listening.credentials) for address in listening.addresses)
+        bound = [(address, listening.client_certificates) for address in listening.addresses]
+        bound += [(address, True) for address in listening.mutual_addresses]
+        self.ports = tuple(self._bind(address, listening.tls, mutual) for address, mutual in bound)
 
-    def _bind(self, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    def _bind(self, address: str, tls: ServerTls | None, mutual: bool) -> int:
         _check_free(address)
         try:
-            if credentials is None:
+            if tls is None:
                 port = self._server.add_insecure_port(address)
             else:
-                port = self._server.add_secure_port(address, credentials)
+                port = self._server.add_secure_port(address, tls.credentials(require_client_certificate=mutual))
         except (RuntimeError, ValueError) as error:
             raise CannotListen(f"cannot listen on {address}") from error
         if not port and not address.startswith("unix"):
