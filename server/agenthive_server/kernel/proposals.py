@@ -16,11 +16,8 @@ from .errors import Refused
 from .records import Payload, evolved
 from .session_items import HostedAgent
 from .sessions import RunnerCapacity
+from .state import check_key, check_value
 from .tasks import Task, TaskSpec
-
-MAX_STATE_VALUE = 64 * 1024
-"""Bytes one value of a plugin's state may have."""
-MAX_STATE_KEY = 256
 
 
 class PluginRows(Protocol):
@@ -54,8 +51,8 @@ class HookState:
 
     def put(self, key: str, value: bytes) -> None:
         """Set a value; raises `ValueError` when key or value are too long."""
-        if not 0 < len(key) <= MAX_STATE_KEY or len(value) > MAX_STATE_VALUE:
-            raise ValueError(f"a key has 1 to {MAX_STATE_KEY} characters, a value at most {MAX_STATE_VALUE} bytes")
+        check_key(key)
+        check_value(value)
         self._staged[key] = value
 
     def delete(self, key: str) -> None:
@@ -82,6 +79,7 @@ class Proposal:
     plugin: str = ""
     amendable: frozenset[str] = frozenset()
     _state: HookState | None = field(default=None, repr=False)
+    _kept: Any = field(default=None, repr=False)
 
     @property
     def state(self) -> HookState:
@@ -97,12 +95,25 @@ class Proposal:
         self.plugin = plugin
         self.amendable = amendable
         self._state = None
+        self._kept = self._present()
 
     def leave(self) -> None:
         """Take over what the hook wrote; the host calls this when it has returned, and not when it failed."""
         if self._state is not None:
             self._state.settle()
             self._state = None
+
+    def undo(self) -> None:
+        """Forget what the hook did; the host calls this when it has failed."""
+        self._state = None
+        self._take_back(self._kept)
+
+    def _present(self) -> Any:
+        """Return what a hook may change, as it is."""
+        return None
+
+    def _take_back(self, present: Any) -> None:
+        """Put back what `_present` returned."""
 
     def refuse(self, why: str, **metadata: str) -> Refused:
         """Return the error that vetoes the decision: `raise proposal.refuse("…")`. Any `KernelError` does, too."""
@@ -131,6 +142,12 @@ class Spawning(Proposal):
         check_fields(self.spec, fields)
         self.spec = evolved(self.spec, fields)
 
+    def _present(self) -> AgentSpec:
+        return self.spec
+
+    def _take_back(self, present: AgentSpec) -> None:
+        self.spec = present
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Delegating(Proposal):
@@ -149,6 +166,12 @@ class Delegating(Proposal):
         self._may_amend(fields)
         check_fields(self.spec, fields)
         self.spec = evolved(self.spec, fields)
+
+    def _present(self) -> TaskSpec:
+        return self.spec
+
+    def _take_back(self, present: TaskSpec) -> None:
+        self.spec = present
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -178,6 +201,12 @@ class Completing(Proposal):
             self.sent_back_by = self.plugin
             self.comment = comment
 
+    def _present(self) -> tuple[Payload, str, str]:
+        return self.result, self.sent_back_by, self.comment
+
+    def _take_back(self, present: tuple[Payload, str, str]) -> None:
+        self.result, self.sent_back_by, self.comment = present
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Joining(Proposal):
@@ -205,6 +234,12 @@ class Joining(Proposal):
     def issue(self, credential: str) -> None:
         """Have a credential sent in the Welcome. The hook may run again: the last one counts."""
         self.issued = credential
+
+    def _present(self) -> str:
+        return self.issued
+
+    def _take_back(self, present: str) -> None:
+        self.issued = present
 
 
 @dataclass(frozen=True, slots=True)

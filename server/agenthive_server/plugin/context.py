@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,11 +12,13 @@ from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.events import Severity
 from agenthive_server.kernel.health import ComponentReport, Status
 from agenthive_server.kernel.ports import NewId
+from agenthive_server.kernel.proposals import HookState
 
 from .metrics import PluginMetrics
 from .ports import Verbs
 
 C = TypeVar("C")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,7 @@ class Stored:
 class State(Protocol):
     """The state of a plugin in the store: small values by key. Durable when a call has returned.
 
-    For many or big things a plugin asks for tables of its own. Keys have 1 to 256 characters, values at most 64 KiB.
+    For many or big things a plugin asks for tables of its own. Keys have 1 to 255 characters, values at most 256 KiB.
     Every method may raise `StoreUnavailable`.
     """
 
@@ -50,6 +52,22 @@ class State(Protocol):
 
     async def scan(self, prefix: str = "", *, after: str = "", limit: int = 1_000) -> Sequence[Stored]:
         """Return values by key in order: those whose key begins with `prefix` and comes after `after`."""
+
+    async def put_many(self, values: Mapping[str, bytes], *, new: bool = False) -> None:
+        """Set up to 1,000 values of at most 8 MiB together, all or none.
+
+        With `new` none may be there, else `Conflict`; that is cheaper, because nobody has to look.
+        """
+
+    async def delete_many(self, keys: Collection[str]) -> int:
+        """Remove up to 1,000 values, all in one change; returns how many were there."""
+
+    async def change(self, change: Callable[[HookState], T]) -> T:
+        """Read and write several values as one change: what `change` read is still so when its writes are durable.
+
+        `change` is a plain function that runs again after a conflict: it does nothing but read and write there, and
+        lets exceptions pass. Returns what it returned.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
