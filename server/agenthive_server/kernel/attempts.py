@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from . import retry
 from .errors import Refused
-from .events import Event, EventType, task_event
-from .records import Payload
-from .tasks import MAX_ATTEMPTS_KEPT, Attempt, ChildrenPolicy, ErrorClass, Lease, Task, TaskError, TaskState
+from .events import Event, EventType, new_task_event, task_event
+from .records import Payload, evolved
+from .tasks import (
+    MAX_ATTEMPTS_KEPT,
+    Attempt,
+    ChildrenPolicy,
+    ErrorClass,
+    Lease,
+    Task,
+    TaskError,
+    TaskState,
+    make_attempt,
+)
 
 Step = tuple[Task, tuple[Event, ...]]
 """The task as it becomes and the facts that tell of it."""
@@ -28,20 +38,17 @@ def assign(task: Task, agent_id: str, session_id: str, *, now: float) -> Step:
     """Lease a QUEUED task to an agent: a new attempt with a lease epoch one higher."""
     if task.state is not TaskState.QUEUED:
         raise illegal(task, "assigned")
-    epoch = task.lease_epoch + 1
+    epoch, attempt = task.lease_epoch + 1, task.attempt + 1
     assigned = task.evolve(
         state=TaskState.ASSIGNED,
         reason="",
-        attempt=task.attempt + 1,
+        attempt=attempt,
         lease_epoch=epoch,
         lease=Lease(agent_id=agent_id, session_id=session_id, epoch=epoch, assign_time=now),
         update_time=now,
     )
-    return assigned, (
-        task_event(
-            EventType.TASK_ASSIGNED, assigned, attempt=assigned.attempt, lease_epoch=epoch, session_id=session_id
-        ),
-    )
+    told = {"attempt": attempt, "lease_epoch": epoch, "session_id": session_id}
+    return assigned, (new_task_event(EventType.TASK_ASSIGNED, assigned, told),)
 
 
 def accept(task: Task, *, now: float) -> Step:
@@ -49,30 +56,30 @@ def accept(task: Task, *, now: float) -> Step:
     lease = task.lease
     if lease is None or lease.start_time:
         return task, ()
-    started = Lease(
-        agent_id=lease.agent_id,
-        session_id=lease.session_id,
-        epoch=lease.epoch,
-        assign_time=lease.assign_time,
-        start_time=now,
-        close_deadline=now + task.spec.timeouts.start_to_close,
-    )
+    started = evolved(lease, {"start_time": now, "close_deadline": now + task.spec.timeouts.start_to_close})
     state = TaskState.RUNNING if task.state is TaskState.ASSIGNED else task.state
-    running = task.evolve(state=state, lease=started, update_time=now)
-    return running, (task_event(EventType.TASK_STARTED, running, attempt=running.attempt, lease_epoch=lease.epoch),)
+    return task.evolve(state=state, lease=started, update_time=now), (_started(task, lease),)
+
+
+def _started(task: Task, lease: Lease) -> Event:
+    return new_task_event(EventType.TASK_STARTED, task, {"attempt": task.attempt, "lease_epoch": lease.epoch})
 
 
 def report(task: Task, result: Payload, *, now: float) -> Step:
-    """Take the result of the attempt: SUCCEEDED, or REPORTED where a review is asked for."""
-    facts: tuple[Event, ...] = ()
-    if task.lease is not None and not task.lease.start_time:
-        task, facts = accept(task, now=now)
+    """Take the result of the attempt: SUCCEEDED, or REPORTED where a review is asked for.
+
+    It implies that the attempt was accepted, and tells so where nobody had said it before.
+    """
+    lease = task.lease
     review = task.spec.requires_review
-    told = task_event(EventType.TASK_REPORTED if review else EventType.TASK_SUCCEEDED, task, attempt=task.attempt)
+    kind = EventType.TASK_REPORTED if review else EventType.TASK_SUCCEEDED
+    told: tuple[Event, ...] = (new_task_event(kind, task, {"attempt": task.attempt}),)
+    if lease is not None and not lease.start_time:
+        told = (_started(task, lease), *told)
     done = task.evolve(
         state=TaskState.REPORTED if review else TaskState.SUCCEEDED,
         reason="",
-        attempts=closed(task, None, True, now),
+        attempts=closed(task, None, True, now, start_time=now),
         counted_attempts=task.counted_attempts + 1,
         lost_leases=0,
         lease=None,
@@ -82,7 +89,7 @@ def report(task: Task, result: Payload, *, now: float) -> Step:
         update_time=now,
         end_time=0.0 if review else now,
     )
-    return done, (*facts, told)
+    return done, told
 
 
 def fail_attempt(task: Task, error: TaskError, *, now: float, chance: float, progressed: bool = False) -> Step:
@@ -164,22 +171,27 @@ def avoiding(task: Task, agent_id: str, until: float, now: float) -> Task:
     return task.evolve(avoid=(*kept, (agent_id, until)))
 
 
-def closed(task: Task, error: TaskError | None, counted: bool, now: float) -> tuple[Attempt, ...]:
-    """Return the attempts of a task with the present one added, ended now."""
+def closed(
+    task: Task, error: TaskError | None, counted: bool, now: float, *, start_time: float = 0.0
+) -> tuple[Attempt, ...]:
+    """Return the attempts of a task with the present one added, ended now.
+
+    `start_time` is that of an attempt nobody had accepted before.
+    """
     lease = task.lease
     if lease is None:
         return task.attempts
-    attempt = Attempt(
+    attempt = make_attempt(
         number=task.attempt,
         agent_id=lease.agent_id,
         epoch=lease.epoch,
         assign_time=lease.assign_time,
-        start_time=lease.start_time,
+        start_time=lease.start_time or start_time,
         end_time=now,
         error=error,
         counted=counted,
     )
-    return (*task.attempts, attempt)[-MAX_ATTEMPTS_KEPT:]
+    return (*task.attempts[1 - MAX_ATTEMPTS_KEPT :], attempt)
 
 
 def failed(task: Task, error: TaskError, now: float) -> Step:

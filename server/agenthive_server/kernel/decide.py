@@ -64,16 +64,16 @@ class View:
 
     def peek(self, ref: Ref) -> Record | None:
         """Return a record as far as it is known without reading the store."""
-        found = self.changes.puts.get(ref)
+        changes = self.changes
+        found = changes.puts.get(ref)
         if found is not None:
             return found
-        found = self._memory.latest(ref)
-        flight = self._memory.flight(ref)
-        if flight is not None and flight.future is not None:
+        found, flight = self._memory.look(ref)
+        if flight is not None:
             self._rests_on.append(flight.future)
         elif found is None:
             found = self._extra.get(ref)
-        return None if found is None or ref in self.changes.deletes else found
+        return None if found is None or ref in changes.deletes else found
 
     def find(self, ref: Ref) -> Record | None:
         """Return a record or None if it does not exist; raises `NotLoaded` when that is not known yet."""
@@ -109,42 +109,44 @@ class View:
         found = self.find((Kind.TASK, (namespace, task_id)))
         if found is None:
             raise task_not_found(task_id)
-        return cast(Task, found)
+        return found  # type: ignore[return-value]  # the kind says so
 
     def agent(self, namespace: str, agent_id: str) -> Agent:
         """Return an agent; raises `NotFound`."""
         found = self.find((Kind.AGENT, (namespace, agent_id)))
         if found is None:
             raise agent_not_found(agent_id)
-        return cast(Agent, found)
+        return found  # type: ignore[return-value]  # the kind says so
 
     def find_agent(self, key: Key) -> Agent | None:
         """Return an agent or None."""
-        return cast("Agent | None", self.find((Kind.AGENT, key)))
+        return self.find((Kind.AGENT, key))  # type: ignore[return-value]  # the kind says so
 
     def find_session(self, key: Key) -> Session | None:
         """Return a session or None."""
-        return cast("Session | None", self.find((Kind.SESSION, key)))
+        return self.find((Kind.SESSION, key))  # type: ignore[return-value]  # the kind says so
 
     def find_progress(self, key: Key) -> Progress | None:
         """Return a task's progress or None."""
-        return cast("Progress | None", self.find((Kind.PROGRESS, key)))
+        return self.find((Kind.PROGRESS, key))  # type: ignore[return-value]  # the kind says so
 
     def find_message(self, key: Key) -> Message | None:
         """Return a message or None."""
-        return cast("Message | None", self.find((Kind.MESSAGE, key)))
+        return self.find((Kind.MESSAGE, key))  # type: ignore[return-value]  # the kind says so
 
     def put(self, record: R, *facts: Event) -> R:
         """Write a record, with the facts that tell of it; returns it with its new revision."""
         ref = record.ref
-        staged = self.changes.puts.get(ref)
+        changes = self.changes
+        staged = changes.puts.get(ref)
         revision = staged.revision if staged is not None else record.revision + 1
         if record.revision != revision:
             # Set in place: a record that is put was made for this, by `evolve` or a transition, and nobody else has it.
             record.__dict__["revision"] = revision
-        self.changes.puts[ref] = record
-        self.changes.checks.pop(ref, None)
-        self.changes.events.extend(facts)
+        changes.puts[ref] = record
+        if changes.checks:
+            changes.checks.pop(ref, None)
+        changes.events += facts
         return record
 
     def delete(self, record: Record) -> None:

@@ -100,7 +100,7 @@ _SEVERE: dict[EventType, Severity] = {
 _NO_LABELS: Mapping[str, str] = {}
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Event:
     """A fact.
 
@@ -136,16 +136,15 @@ class Event:
 
 def task_event(kind: EventType, task: Task, **data: Any) -> Event:
     """Return a fact about a task, told with who holds it."""
+    return new_task_event(kind, task, data)
+
+
+def new_task_event(kind: EventType, task: Task, data: dict[str, Any]) -> Event:
+    """Return a fact about a task, told with who holds it; `data` belongs to the event then."""
     spec = task.spec
     lease = task.lease
+    if lease is None:
+        return Event(kind, task.namespace, task.id, "", "", spec.role, spec.labels, task.ancestors, data)
     return Event(
-        type=kind,
-        namespace=task.namespace,
-        task_id=task.id,
-        agent_id=lease.agent_id if lease else "",
-        session_id=lease.session_id if lease else "",
-        role=spec.role,
-        labels=spec.labels,
-        ancestors=task.ancestors,
-        data=data,
+        kind, task.namespace, task.id, lease.agent_id, lease.session_id, spec.role, spec.labels, task.ancestors, data
     )

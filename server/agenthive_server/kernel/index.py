@@ -63,18 +63,19 @@ class Index:
     # Tasks ----------------------------------------------------------------------------------------------------------
 
     def _task(self, key: Key, old: Task | None, new: Task | None) -> None:
-        was, now = old.lease if old else None, new.lease if new else None
+        was, now = old.lease if old is not None else None, new.lease if new is not None else None
         if was is not now and (was is None or now is None or was.epoch != now.epoch):
             if was is not None:
                 self._lease_ended(key, was.agent_id, was.session_id)
             if now is not None and new is not None:
                 self._lease_granted(key, new, now.agent_id, now.session_id)
-        if old is None or new is None or old.waiting_on != new.waiting_on or old.terminal != new.terminal:
+        opened = new is not None and not new.terminal
+        if opened != (old is not None and not old.terminal):
+            self._parent(key, new or old, opened)
             self._waits(key, old, new)
-        if (old is None) != (new is None) or (old and new and old.terminal != new.terminal):
-            self._parent(key, new or old, bool(new and not new.terminal))
-        queued = new is not None and new.state is TaskState.QUEUED
-        if queued and new is not None:
+        elif old is not None and new is not None and old.waiting_on != new.waiting_on:
+            self._waits(key, old, new)
+        if new is not None and new.state is TaskState.QUEUED:
             self.pool.put_task(new, self.clock.now())
             self.wake_dispatcher()
         elif old is not None and old.state is TaskState.QUEUED:
@@ -102,7 +103,8 @@ class Index:
         self.leases_by_agent[agent][key] = None
         self.leases_by_session[key[0], session_id][key] = None
         self.pool.use(agent, 1)
-        self.pool.assigned(task, agent)
+        if task.spec.affinity_key:
+            self.pool.assigned(task, agent)
 
     def _lease_ended(self, key: Key, agent_id: str, session_id: str) -> None:
         agent = (key[0], agent_id)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TypeVar, cast
 
 from .agents import Agent
@@ -39,21 +39,20 @@ class Flight:
 
     __slots__ = ("committed", "future", "pending")
 
-    def __init__(self, committed: Record | None) -> None:
+    def __init__(self, committed: Record | None, future: asyncio.Future[object]) -> None:
         self.committed = committed
         self.pending: list[tuple[ChangeSet, Record | None]] = []
-        self.future: asyncio.Future[object] | None = None
+        # The outcome of the newest.
+        self.future = future
 
 
 def is_open(record: Record) -> bool:
     """Whether a record has to be in memory."""
-    match record:
-        case Task():
-            return not record.terminal
-        case Message():
-            return record.state in (MessageState.QUEUED, MessageState.DELIVERED)
-        case _:
-            return record.kind in ALWAYS_COMPLETE or record.kind is Kind.PROGRESS
+    if isinstance(record, Task):
+        return not record.terminal
+    if isinstance(record, Message):
+        return record.state in (MessageState.QUEUED, MessageState.DELIVERED)
+    return record.kind in ALWAYS_COMPLETE or record.kind is Kind.PROGRESS
 
 
 class Memory:
@@ -76,6 +75,11 @@ class Memory:
         found = self._latest[ref[0]].get(ref[1])
         return found if found is not None else self._recent.get(ref)
 
+    def look(self, ref: Ref) -> tuple[Record | None, Flight | None]:
+        """Return the latest state of a record, as `latest`, and its changes in flight, as `flight`."""
+        found = self._latest[ref[0]].get(ref[1])
+        return found if found is not None else self._recent.get(ref), self._flights.get(ref)
+
     def committed(self, ref: Ref) -> Record | None:
         """Return the state callers are shown, or None if it is not in memory."""
         flight = self._flights.get(ref)
@@ -97,50 +101,51 @@ class Memory:
 
     def agent(self, key: Key) -> Agent | None:
         """Return an agent's latest state."""
-        return cast("Agent | None", self._latest[Kind.AGENT].get(key))
+        return self._latest[Kind.AGENT].get(key)  # type: ignore[return-value]  # the kind says so
 
     def session(self, key: Key) -> Session | None:
         """Return a session's latest state."""
-        return cast("Session | None", self._latest[Kind.SESSION].get(key))
+        return self._latest[Kind.SESSION].get(key)  # type: ignore[return-value]  # the kind says so
 
     def task(self, key: Key) -> Task | None:
         """Return a task's latest state if it is in memory."""
-        return cast("Task | None", self.latest((Kind.TASK, key)))
+        return self.latest((Kind.TASK, key))  # type: ignore[return-value]  # the kind says so
 
     def progress(self, key: Key) -> Progress | None:
         """Return the latest progress of a task if it is in memory."""
-        return cast("Progress | None", self.latest((Kind.PROGRESS, key)))
+        return self.latest((Kind.PROGRESS, key))  # type: ignore[return-value]  # the kind says so
 
     # Change sets ----------------------------------------------------------------------------------------------------
 
     def apply(self, changes: ChangeSet, future: asyncio.Future[object]) -> None:
         """Make a submitted change set the latest state; `future` ends when its outcome is known."""
+        flights = self._flights
         for ref, record in _rows(changes):
-            flight = self._flights.get(ref)
+            flight = flights.get(ref)
             if flight is None:
-                flight = self._flights[ref] = Flight(self.latest(ref))
+                flight = flights[ref] = Flight(self.latest(ref), future)
+            else:
+                flight.future = future
             flight.pending.append((changes, record))
-            flight.future = future
             self._change(ref, record)
 
     def settle(self, changes: ChangeSet) -> None:
         """Note that a change set was committed."""
+        flights = self._flights
         for ref, record in _rows(changes):
-            flight = self._flights.get(ref)
+            flight = flights.get(ref)
             if flight is None:
                 # Given up as unknown before, yet written: what was built on it says so.
                 self._change(ref, record)
-            else:
-                self._land(ref, flight, changes, record)
-
-    def _land(self, ref: Ref, flight: Flight, changes: ChangeSet, record: Record | None) -> None:
-        flight.committed = record
-        if flight.pending[0][0] is changes:
-            flight.pending.pop(0)
-        if not flight.pending:
-            del self._flights[ref]
-            if record is not None and not is_open(record):
-                self._retire(ref, record)
+                continue
+            pending = flight.pending
+            flight.committed = record
+            if pending[0][0] is changes:
+                del pending[0]
+            if not pending:
+                del flights[ref]
+                if record is not None and not is_open(record):
+                    self._retire(ref, record)
 
     def revert(self, changes: ChangeSet) -> None:
         """Note that a change set was not committed; its records fall back."""
@@ -190,7 +195,7 @@ class Memory:
                 self._recent.popitem(last=False)
 
 
-def _rows(changes: ChangeSet) -> Iterator[tuple[Ref, Record | None]]:
-    yield from changes.puts.items()
-    for ref in changes.deletes:
-        yield ref, None
+def _rows(changes: ChangeSet) -> Iterable[tuple[Ref, Record | None]]:
+    if not changes.deletes:
+        return changes.puts.items()
+    return [*changes.puts.items(), *((ref, None) for ref in changes.deletes)]

@@ -46,11 +46,12 @@ class Group:
 
     def changed(self, agent: Candidate) -> None:
         """Note a change of an agent."""
-        self._changed[agent.key] = agent
-        if agent.free > 0:
-            self.free.add(agent.key)
+        key = agent.key
+        self._changed[key] = agent
+        if agent.session_id and agent.used < agent.spec.slots:
+            self.free.add(key)
         else:
-            self.free.discard(agent.key)
+            self.free.discard(key)
 
     def _catch_up(self) -> None:
         """Make the old entries of changed agents stale, and new ones for those that are free."""
@@ -149,7 +150,7 @@ class Pool:
         agent.spec = spec
         agent.session_id = session_id
         agent.obstacle = obstacle
-        self._agent_changed(agent)
+        self._agent_changed(agent, self._groups[key])
 
     def remove_agent(self, key: Key) -> None:
         """Forget an agent."""
@@ -162,22 +163,19 @@ class Pool:
         agent = self.agents.get(key)
         if agent is None:
             return
+        group = self._groups[key]
         agent.used += slots
         if slots > 0:
             self._turn += 1
             agent.last_assigned = self._turn
-            self._groups[agent.key].share = agent.share
+            group.share = agent.share
             agent.share += slots / agent.spec.weight
-        self._agent_changed(agent)
+        self._agent_changed(agent, group)
 
-    def _agent_changed(self, agent: Candidate) -> None:
-        group = self._groups[agent.key]
+    def _agent_changed(self, agent: Candidate, group: Group) -> None:
         group.changed(agent)
-        if agent.free > 0:
-            if group.wanting:
-                self.open.update(group.wanting)
-            if self._pinned:
-                self.open.update(self._pinned.get(agent.key, ()))
+        if (group.wanting or self._pinned) and agent.free > 0:
+            self.open.update(group.wanting, self._pinned.get(agent.key, ()))
 
     def _join_group(self, agent: Candidate) -> None:
         key = _group_key(agent.key, agent.spec)
@@ -292,12 +290,22 @@ class Pool:
             if agent and _has_room(agent, taken) and not exclusions(need, agent):
                 return agent
         strategy = spec.strategy or self.default_strategy
+        if not self.scorers:
+            return self._best(need, strategy, spec.priority, taken)
         candidates = self._candidates(need, strategy, spec.priority, taken)
         if not candidates:
             return None
-        if self.scorers:
-            return max(candidates[:SCORED], key=lambda a: sum(s(spec, a) for s in self.scorers))
-        return candidates[0]
+        return max(candidates[:SCORED], key=lambda a: sum(s(spec, a) for s in self.scorers))
+
+    def _best(self, need: Requirement, strategy: Strategy, priority: int, taken: dict[Key, int]) -> Candidate | None:
+        """Return the first of `_candidates`; where one kind of agents fits and has one free, without ranking."""
+        groups = self.groups_for(need)
+        if len(groups) == 1 and len(groups[0].free) == 1 and not need.avoid:
+            (key,) = groups[0].free
+            agent = self.agents[key]
+            return agent if _has_room(agent, taken) else None
+        candidates = self._candidates(need, strategy, priority, taken)
+        return candidates[0] if candidates else None
 
     def _candidates(
         self, need: Requirement, strategy: Strategy, priority: int, taken: dict[Key, int]
@@ -316,13 +324,12 @@ class Pool:
         return usable
 
     def assigned(self, task: Task, agent: Key) -> None:
-        """Remember who took a task, for affinity."""
-        if task.spec.affinity_key:
-            key = (task.namespace, task.spec.affinity_key)
-            self._affinity[key] = agent
-            self._affinity.move_to_end(key)
-            if len(self._affinity) > AFFINITY_KEPT:
-                self._affinity.popitem(last=False)
+        """Remember who took a task that has an affinity."""
+        key = (task.namespace, task.spec.affinity_key)
+        self._affinity[key] = agent
+        self._affinity.move_to_end(key)
+        if len(self._affinity) > AFFINITY_KEPT:
+            self._affinity.popitem(last=False)
 
     def agents_of(self, namespace: str) -> Iterable[Candidate]:
         """Yield the agents of a namespace."""

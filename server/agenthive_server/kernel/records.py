@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 D = TypeVar("D")
+T = TypeVar("T")
 
 Key = tuple[str, str]
 """Namespace and id; unique within a kind."""
@@ -34,6 +36,23 @@ Ref = tuple[Kind, Key]
 """A record named from anywhere."""
 
 
+class _Once(Generic[T]):
+    """A property worked out when first asked for and carried on by copies: it follows from what never changes."""
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make = make
+        self.__doc__ = make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, record: Any, owner: type) -> T:
+        if record is None:
+            return self  # type: ignore[return-value]  # asked of the class, by those who inspect it
+        value = record.__dict__[self._name] = self._make(record)
+        return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Record:
     """An immutable record. `revision` is 1 when it is first written and grows by one with every committed change."""
@@ -44,19 +63,23 @@ class Record:
     id: str
     revision: int = 0
 
-    @property
+    @_Once
     def key(self) -> Key:
         """Namespace and id."""
         return (self.namespace, self.id)
 
-    @property
+    @_Once
     def ref(self) -> Ref:
         """Kind and key."""
-        return (self.kind, (self.namespace, self.id))
+        return (self.kind, self.key)
 
     def evolve(self, **changes: Any) -> Self:
-        """Return a copy with some fields changed."""
-        return evolved(self, changes)
+        """Return a copy with some fields changed; namespace and id stay what they are."""
+        copy = object.__new__(type(self))
+        fields = copy.__dict__
+        fields.update(self.__dict__)
+        fields.update(changes)
+        return copy
 
 
 def evolved(record: D, changes: dict[str, Any]) -> D:

@@ -7,10 +7,9 @@ ends is in `attempts.py`.
 from __future__ import annotations
 
 from .attempts import Step, accept, canceled, closed, failed, illegal
-from .events import EventType, task_event
+from .events import EventType, new_task_event, task_event
 from .records import Payload
 from .tasks import (
-    BLANK_TASK,
     MAX_ANSWERS_KEPT,
     TERMINAL,
     ErrorClass,
@@ -20,6 +19,7 @@ from .tasks import (
     TaskError,
     TaskSpec,
     TaskState,
+    make_task,
 )
 
 WAITING = frozenset({TaskState.BLOCKED, TaskState.QUEUED, TaskState.RETRY_WAIT})
@@ -31,7 +31,7 @@ def new(
 ) -> Step:
     """Make a task: BLOCKED while it waits on others, else QUEUED."""
     state = TaskState.BLOCKED if waiting_on else TaskState.QUEUED
-    task = BLANK_TASK.evolve(
+    task = make_task(
         namespace=namespace,
         id=task_id,
         spec=spec,
@@ -43,15 +43,13 @@ def new(
         queue_time=0.0 if waiting_on else now,
         close_deadline=now + spec.timeouts.schedule_to_close,
     )
-    fact = task_event(
-        EventType.TASK_DELEGATED,
-        task,
-        type=spec.type,
-        priority=spec.priority,
-        state=state.value,
-        parent_task_id=spec.parent_task_id,
-    )
-    return task, (fact,)
+    told = {
+        "type": spec.type,
+        "priority": spec.priority,
+        "state": state.value,
+        "parent_task_id": spec.parent_task_id,
+    }
+    return task, (new_task_event(EventType.TASK_DELEGATED, task, told),)
 
 
 def release(task: Task, ended: str, *, now: float) -> Step:
