@@ -1,4 +1,4 @@
-"""`agenthived`: serve · runner · check-config · show-chain · migrate · version.
+"""`agenthived`: serve · runner · certs · check-config · show-chain · migrate · version.
 
 Argparse and late imports, because what is imported here stays in the memory of the server.
 """
@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from agenthive_server.certs import add_certs
+
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
@@ -22,6 +24,7 @@ examples:
   agenthived serve --data-dir ./hive --listen 127.0.0.1:6000
   agenthived serve --config fleet.toml              with the agents of a fleet file
   agenthived runner --server hive.example:50051     make this machine part of a hive
+  agenthived certs server --host hive.example       certificates for TLS, from an authority of your own
   agenthived check-config --config fleet.toml       what the settings come to, and whether they are right
 
 Every setting of the file can also be given as AGENTHIVE_<TABLE>__<KEY>, for example AGENTHIVE_SERVER__LISTEN.
@@ -49,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="run the server, with a local runner"))
     _add_runner(commands.add_parser("runner", help="run agents on this machine for a server"))
+    add_certs(commands.add_parser("certs", help="make certificates for TLS"))
     check = commands.add_parser("check-config", help="print the effective settings, or what is wrong with them")
     check.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     check.set_defaults(run=_check_config)

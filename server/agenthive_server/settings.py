@@ -275,7 +275,7 @@ def _check_tls(settings: Settings, path: Path | None, text: str) -> None:
         raise SettingsError(_explain("`certificate` and `key` belong together - at `$.runner.certificate`", path, text))
     if server.runner and server.tls.required and not runner.certificate:
         sentence = "the server requires client certificates, and its own runner has none: `certificate` and `key`"
-        raise SettingsError(_explain(f"{sentence} here, or `runner = false` in [server] - at `$.runner`", path, text))
+        raise SettingsError(_explain(f"{sentence} in [runner], or --no-runner - at `$.runner`", path, text))
 
 
 def _explain(error: str, path: Path | None, text: str) -> str:
