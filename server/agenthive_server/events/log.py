@@ -91,9 +91,13 @@ class EventLog:
 
     def append(self, events: Sequence[Event]) -> None:
         """Take what was just committed: whole change sets with sequence, last and time, in order. Never waits."""
-        fresh = [event for event in events if event.sequence > self._head]
-        if not fresh:
+        if not events:
             return
+        fresh: Sequence[Event] = events
+        if events[0].sequence <= self._head:
+            fresh = [event for event in events if event.sequence > self._head]
+            if not fresh:
+                return
         first, newest = fresh[0].sequence, fresh[-1].sequence
         if newest - first + 1 != len(fresh):
             # Something is missing inside: the store tells it.

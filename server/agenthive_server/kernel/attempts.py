@@ -65,10 +65,13 @@ def _started(task: Task, lease: Lease) -> Event:
     return new_task_event(EventType.TASK_STARTED, task, {"attempt": task.attempt, "lease_epoch": lease.epoch})
 
 
-def report(task: Task, result: Payload, *, now: float) -> Step:
+def report(
+    task: Task, result: Payload, *, now: float, reported_epoch: int | None = None, output_blob_id: str = ""
+) -> Step:
     """Take the result of the attempt: SUCCEEDED, or REPORTED where a review is asked for.
 
-    It implies that the attempt was accepted, and tells so where nobody had said it before.
+    It implies that the attempt was accepted, and tells so where nobody had said it before. `reported_epoch` and
+    `output_blob_id`, where given, become those of the task.
     """
     lease = task.lease
     review = task.spec.requires_review
@@ -83,6 +86,8 @@ def report(task: Task, result: Payload, *, now: float) -> Step:
         counted_attempts=task.counted_attempts + 1,
         lost_leases=0,
         lease=None,
+        reported_epoch=task.reported_epoch if reported_epoch is None else reported_epoch,
+        output_blob_id=output_blob_id or task.output_blob_id,
         result=result,
         error=None,
         question=None,

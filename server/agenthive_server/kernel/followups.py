@@ -83,7 +83,7 @@ class Followups:
             try:
                 events = await self._log.read(self.position, READ)
                 for event in events:
-                    if event.type in FOLLOWED:
+                    if self._entails(event):
                         await self.follow(event)
                     self.position = event.sequence
                 await self._save_now_and_then()
@@ -114,6 +114,16 @@ class Followups:
         await self._decisions.run(decide)
         self._saved = position
         self._saved_at = self._clock.monotonic()
+
+    def _entails(self, event: Event) -> bool:
+        """Whether an event may entail something; most ends of tasks do not, and cost only this look."""
+        kind = event.type
+        if kind not in FOLLOWED:
+            return False
+        if kind not in TERMINAL_EVENTS or kind in CANCELLING:
+            return True
+        key, index = (event.namespace, event.task_id), self._index
+        return bool(event.ancestors or key in index.dependents or key in index.children or key in index.mail_by_task)
 
     async def follow(self, event: Event) -> None:
         """Do what one event entails; harmless when repeated."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from .agents import REMOTE, Agent, AgentState
 from .attempts import Step
 from .decide import View
 from .errors import BadRequest, StaleAttempt, agent_not_found, task_not_found
+from .events import Event
 from .messages import MessageState
 from .records import Kind
 from .session_items import (
@@ -40,6 +41,20 @@ class Frame:
     new_id: Callable[[], str]
     # Blobs that hold the output of attempts that end in this frame, by task id.
     outputs: dict[str, str]
+    # The last agent looked up: most frames are about one.
+    _agent: Agent | None = None
+
+    def find_agent(self, namespace: str, agent_id: str) -> Agent | None:
+        """Return an agent as this decision sees it, or None."""
+        agent = self._agent
+        if agent is None or agent.id != agent_id or agent.namespace != namespace:
+            agent = self._agent = self.view.find_agent((namespace, agent_id))
+        return agent
+
+    def put_agent(self, agent: Agent, facts: Sequence[Event] = ()) -> Agent:
+        """Write an agent, so that `find_agent` finds it; returns it with its new revision."""
+        self._agent = None
+        return self.view.put(agent, *facts)
 
 
 def apply_item(frame: Frame, item: Item) -> None:
@@ -49,13 +64,9 @@ def apply_item(frame: Frame, item: Item) -> None:
 
 def writes_progress(item: Item) -> str:
     """Return the task whose progress an item reads or writes, or nothing."""
-    match item:
-        case Result(task_id=task_id) if item.usage is not None or item.error is not None:
-            return task_id
-        case HandBack(task_id=task_id) | Ask(task_id=task_id) if item.checkpoint:
-            return task_id
-        case _:
-            return ""
+    if isinstance(item, Result):
+        return item.task_id if item.usage is not None or item.error is not None else ""
+    return item.task_id if isinstance(item, HandBack | Ask) and item.checkpoint else ""
 
 
 def _held(frame: Frame, task_id: str, epoch: int) -> Task | None:
@@ -65,8 +76,8 @@ def _held(frame: Frame, task_id: str, epoch: int) -> Task | None:
         raise task_not_found(task_id)
     lease = task.lease
     if lease is not None and lease.epoch == epoch and lease.session_id == frame.session.id:
-        agent = frame.view.find_agent((task.namespace, lease.agent_id))
-        if agent is not None and agent.session_id not in ("", frame.session.id):
+        agent = frame.find_agent(task.namespace, lease.agent_id)
+        if agent is not None and agent.session_id and agent.session_id != frame.session.id:
             raise StaleAttempt(f"agent {agent.id!r} lives in another session", reason="SESSION_FENCED")
         return task
     if epoch and epoch == task.reported_epoch:
@@ -88,9 +99,9 @@ def _accept(frame: Frame, item: Accept) -> None:
 
 
 def _answered(frame: Frame, task: Task) -> None:
-    agent = frame.view.find_agent((task.namespace, task.lease.agent_id)) if task.lease else None
+    agent = frame.find_agent(task.namespace, task.lease.agent_id) if task.lease else None
     if agent is not None and agent.unanswered:
-        frame.view.put(agent.evolve(unanswered=0))
+        frame.put_agent(agent.evolve(unanswered=0))
 
 
 def _reject(frame: Frame, item: Reject) -> None:
@@ -126,8 +137,11 @@ def _result(frame: Frame, item: Result) -> None:
     if item.usage is not None:
         write_progress(frame.view, task, frame.now, usage=item.usage)
     if item.result is not None:
-        step = attempts.report(task, item.result, now=frame.now)
-    elif item.error is not None:
+        blob_id = frame.outputs.get(task.id, "")
+        step = attempts.report(task, item.result, now=frame.now, reported_epoch=item.epoch, output_blob_id=blob_id)
+        frame.view.put(step[0], *step[1])
+        return
+    if item.error is not None:
         progress = frame.view.find_progress(task.key) if item.error.error_class is ErrorClass.INFRA else None
         progressed = progress is not None and progress.attempt == task.attempt
         step = attempts.fail_attempt(task, item.error, now=frame.now, chance=frame.chance(), progressed=progressed)
@@ -172,7 +186,7 @@ def _agent_report(frame: Frame, item: AgentReport) -> None:
         if item.spec is None:
             raise agent_not_found(item.agent_id)
         agent, facts = agent_transitions.spawn(session.namespace, item.agent_id, item.spec, now=now)
-        agent = view.put(agent, *facts)
+        agent = frame.put_agent(agent, facts)
     if not _hosted_here(agent, session):
         raise StaleAttempt(f"agent {agent.id!r} lives in another session", reason="SESSION_FENCED")
     if item.state == "READY":
@@ -185,7 +199,7 @@ def _agent_report(frame: Frame, item: AgentReport) -> None:
         state = AgentState.FAILED if item.state == "FAILED" else AgentState.STOPPED
         step = agent_transitions.ended(agent, state, item.reason, now=now, exit_code=item.exit_code)
     if step[0] is not agent:
-        view.put(step[0], *step[1])
+        frame.put_agent(*step)
 
 
 def _hosted_here(agent: Agent, session: Session) -> bool:

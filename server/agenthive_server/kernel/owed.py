@@ -7,7 +7,7 @@ from typing import cast
 
 from .agent_transitions import STOP_MARGIN
 from .agents import Agent, AgentState
-from .contact import Contacts
+from .contact import Contact, Contacts
 from .events import Event, EventType
 from .index import Index
 from .memory import Memory
@@ -42,6 +42,7 @@ TASK_NEWS = LEASE_OVER | {
     EventType.TASK_RESUMED,
     EventType.TASK_INPUT_RECEIVED,
 }
+_TASK_EVENTS = PULSE_OVER | TASK_NEWS
 AGENT_NEWS = frozenset(
     {EventType.AGENT_PLACED, EventType.AGENT_DRAINING, EventType.AGENT_SLEEPING, EventType.AGENT_WAKING}
 )
@@ -60,23 +61,23 @@ class Owed:
     def observe(self, events: Iterable[Event]) -> None:
         """Tell the sessions on this server what these committed facts mean for them."""
         for event in events:
-            if event.session_id and event.type in PULSE_OVER:
-                contact = self._contacts.get((event.namespace, event.session_id))
-                if contact is not None:
-                    contact.forget((event.namespace, event.task_id))
-            if event.type in TASK_NEWS:
+            kind = event.type
+            if kind in _TASK_EVENTS:
                 if event.session_id:
-                    self._task_news(event)
-            elif event.type in AGENT_NEWS:
+                    contact = self._contacts.get((event.namespace, event.session_id))
+                    if contact is not None:
+                        self._task_news(event, contact)
+            elif kind in AGENT_NEWS:
                 self._agent_news(event)
-            elif event.type is EventType.MESSAGE_SENT and (event.agent_id or event.task_id):
+            elif kind is EventType.MESSAGE_SENT and (event.agent_id or event.task_id):
                 self._mail_news(event)
 
-    def _task_news(self, event: Event) -> None:
-        contact = self._contacts.get((event.namespace, event.session_id))
-        if contact is None:
-            return
+    def _task_news(self, event: Event, contact: Contact) -> None:
         key = (event.namespace, event.task_id)
+        if event.type in PULSE_OVER:
+            contact.forget(key)
+        if event.type not in TASK_NEWS:
+            return
         task = cast("Task | None", self._memory.committed((Kind.TASK, key)))
         if task is None:
             return
@@ -96,6 +97,9 @@ class Owed:
                 contact.link.deliver(delivery)
 
     def _assignment(self, task: Task, *, repeated: bool) -> Assign:
+        # A first attempt follows nobody's.
+        if task.attempt <= 1 and not repeated:
+            return Assign(task, b"", repeated)
         progress = cast("Progress | None", self._memory.committed((Kind.PROGRESS, task.key)))
         return Assign(task, progress.checkpoint if progress else b"", repeated)
 

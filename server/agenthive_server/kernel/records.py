@@ -104,6 +104,14 @@ class Payload:
     blob_id: str | None = None
 
 
+_BLANK_PAYLOAD = Payload()
+
+
+def make_payload(**fields: Any) -> Payload:
+    """Return a payload, as its constructor does, at half of the cost."""
+    return evolved(_BLANK_PAYLOAD, fields)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RequestRecord(Record):
     """The memory of a mutating call: `id` is principal, method and request id; `refs` the ids it made or changed."""

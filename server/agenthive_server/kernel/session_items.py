@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from .agents import Agent, AgentSpec
 from .errors import KernelError
@@ -42,11 +42,17 @@ class Hello:
     labels: Mapping[str, str] = field(default_factory=dict)
     software: str = ""
     display_name: str = ""
+    # Secrets, so not shown: what lets it join for the first time, and what it earned by that.
+    join_token: str = field(default="", repr=False)
+    credential: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
-    """The answer: the session in effect and which of the leases named are still valid. Times in seconds."""
+    """The answer: the session in effect and which of the leases named are still valid. Times in seconds.
+
+    `principal` is who the worker is; `credential`, a secret, is what it shows from now on, empty when nothing new.
+    """
 
     session_id: str
     epoch: int
@@ -55,13 +61,14 @@ class Welcome:
     heartbeat_interval: float
     reconnect_grace: float
     accept_timeout: float
+    principal: str = ""
+    credential: str = field(default="", repr=False)
 
 
 # What a worker says --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(NamedTuple):
     """The agent takes the task."""
 
     task_id: str
@@ -88,8 +95,7 @@ class HandBack:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """The end of an attempt: exactly one of `result`, `error` and `canceled` is set."""
 
     task_id: str
@@ -181,8 +187,7 @@ class Refusal:
 # What the server says ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Assign:
+class Assign(NamedTuple):
     """Do this task. `repeated`: the lease was granted before the session (re)opened."""
 
     task: Task

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from typing import cast
+from typing import NamedTuple, cast
 
 from . import attempts, transitions
 from .assign import requirement_of
@@ -20,12 +19,11 @@ from .sessions import SessionState
 from .tasks import MAX_DEPTH, ChildrenPolicy, DependencyPolicy, Task, TaskSpec, TaskState
 
 
-@dataclass(frozen=True, kw_only=True)
-class NewTask:
+class NewTask(NamedTuple):
     """A task to be delegated; an empty id lets the kernel make one."""
 
-    id: str = ""
     spec: TaskSpec
+    id: str = ""
 
 
 class TaskVerbs:

@@ -100,7 +100,11 @@ class _Batch:
                 self.refused.append((frame.frame_number, refusal_of(error, index, task_id)))
 
     def _add(self, kind: str, item: pb.WorkerItem, number: int, index: int) -> None:
-        if kind == "heartbeat":
+        entry = item_from(kind, item)
+        if entry is not None:
+            self.entries.append(entry)
+            self.origins.append((number, index))
+        elif kind == "heartbeat":
             self.beats += [beat_from(beat, f"heartbeat.tasks[{n}]") for n, beat in enumerate(item.heartbeat.tasks)]
         elif kind == "output":
             self.chunks.append(_chunk(item.output))
@@ -110,11 +114,8 @@ class _Batch:
             self.goodbye = validate.text(item.goodbye.reason, "goodbye.reason", validate.REASON_TEXT)
         elif kind == "hello":
             raise ProtocolViolation("a stream has one hello, in its first frame")
-        elif not kind:
-            raise BadRequest("an item says one thing", field="item")
         else:
-            self.entries.append(item_from(kind, item, kind))
-            self.origins.append((number, index))
+            raise BadRequest("an item says one thing", field="item")
 
 
 def _chunk(message: pb.TaskOutputChunk) -> tuple[str, int, int, bytes, str]:

@@ -65,8 +65,11 @@ def _runner(message: pb.RunnerCapacity, at: str) -> RunnerCapacity:
 
 
 def _task(message: Any, at: str) -> tuple[str, int]:
-    task_id = validate.required_id(message.task_id, f"{at}.task_id")
-    return task_id, validate.between(message.lease_epoch, 1, _MAX_EPOCH, f"{at}.lease_epoch")
+    task_id, epoch = message.task_id, message.lease_epoch
+    if validate.is_id(task_id) and 1 <= epoch <= _MAX_EPOCH:
+        return task_id, epoch
+    task_id = validate.required_id(task_id, f"{at}.task_id")
+    return task_id, validate.between(epoch, 1, _MAX_EPOCH, f"{at}.lease_epoch")
 
 
 def _checkpoint(data: bytes, at: str) -> bytes:
@@ -98,7 +101,7 @@ def _result(message: pb.TaskResult, at: str) -> items.Result:
     usage = attempts.usage_from(message.usage, f"{at}.usage") if message.HasField("usage") else None
     outcome = message.WhichOneof("outcome")
     if outcome == "result":
-        return items.Result(task_id, epoch, result=payload_from(message.result, f"{at}.result"), usage=usage)
+        return items.Result(task_id, epoch, payload_from(message.result, f"{at}.result"), None, None, usage)
     if outcome == "error":
         return items.Result(task_id, epoch, error=attempts.error_from(message.error, f"{at}.error"), usage=usage)
     if outcome == "canceled":
@@ -165,9 +168,10 @@ _ITEMS: Final[dict[str, Callable[[Any, str], items.Item]]] = {
 }
 
 
-def item_from(kind: str, message: pb.WorkerItem, at: str) -> items.Item:
-    """Return an item that changes records; raises `BadRequest`."""
-    return _ITEMS[kind](getattr(message, kind), at)
+def item_from(kind: str, message: pb.WorkerItem) -> items.Item | None:
+    """Return an item that changes records, None if it is of another kind; raises `BadRequest`."""
+    read = _ITEMS.get(kind)
+    return read(getattr(message, kind), kind) if read is not None else None
 
 
 def beat_from(message: pb.TaskBeat, at: str) -> items.Beat:

@@ -17,7 +17,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from agenthive_server.kernel.errors import BadRequest
-from agenthive_server.kernel.records import Payload
+from agenthive_server.kernel.records import Payload, make_payload
 from agenthive_server.rpc import validate
 
 _NOT_COMPARED: Final = ("request_id", "wait_for", "wait_timeout")
@@ -83,7 +83,7 @@ def payload_from(message: payload_pb2.Payload, field: str) -> Payload:
             raise BadRequest(f"more than {validate.NAME} bytes", field=f"{field}.content_type")
     kind = message.WhichOneof("content")
     if kind == "data":
-        return Payload(content_type=content_type, data=message.data)
+        return make_payload(content_type=content_type, data=message.data)
     if kind == "json":
         return Payload(content_type=content_type, json=json_from(message.json, f"{field}.json"))
     if kind == "blob_id":
