@@ -12,6 +12,7 @@ from .agents import OVER, Agent, AgentSpec, AgentState
 from .clock import Clock
 from .decide import Caller, Decisions, View, recall, remember
 from .errors import BadRequest, Exists, agent_not_found, revision_mismatch
+from .hooks import Hooks, spawned_as
 from .index import Index
 from .ports import NewId, Query, Store
 from .records import Kind
@@ -38,7 +39,10 @@ class ShownAgent:
 class AgentVerbs:
     """Every mutating method answers when what it changed is durable."""
 
-    def __init__(self, decisions: Decisions, store: Store, index: Index, clock: Clock, new_id: NewId) -> None:
+    def __init__(
+        self, decisions: Decisions, store: Store, index: Index, clock: Clock, new_id: NewId, hooks: Hooks
+    ) -> None:
+        self._hooks = hooks
         self._decisions = decisions
         self._memory = decisions.memory
         self._store = store
@@ -57,9 +61,13 @@ class AgentVerbs:
             if known is not None:
                 return [view.agent(caller.namespace, agent_id) for agent_id in known.refs]
             made: list[Agent] = []
+            before = self._hooks.current.before_spawn
             for agent_id, spec in named.items():
                 existing = view.find_agent((caller.namespace, agent_id))
                 if existing is None:
+                    if before:
+                        now = self._clock.now()
+                        spec = spawned_as(before, view, caller.namespace, caller.principal, agent_id, spec, now)
                     agent, facts = transitions.spawn(caller.namespace, agent_id, spec, now=self._clock.now())
                     made.append(view.put(agent, *facts))
                 elif use_existing:

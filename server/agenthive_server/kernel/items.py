@@ -7,18 +7,21 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from . import agent_transitions, attempts, message_verbs, transitions
-from .agents import REMOTE, Agent, AgentState
+from .agents import REMOTE, Agent, AgentSpec, AgentState
 from .attempts import Step
 from .decide import View
 from .errors import BadRequest, StaleAttempt, agent_not_found, task_not_found
 from .events import Event
+from .hooks import completed, reported, spawned_as
 from .messages import MessageState
+from .proposals import HookSet
 from .records import Kind
 from .session_items import (
     Accept,
     AgentReport,
     Ask,
     HandBack,
+    HostedAgent,
     Item,
     MessagesDelivered,
     MessagesRead,
@@ -41,6 +44,7 @@ class Frame:
     new_id: Callable[[], str]
     # Blobs that hold the output of attempts that end in this frame, by task id.
     outputs: dict[str, str]
+    hooks: HookSet
     # The last agent looked up: most frames are about one.
     _agent: Agent | None = None
 
@@ -136,6 +140,11 @@ def _result(frame: Frame, item: Result) -> None:
     _answered(frame, task)
     if item.usage is not None:
         write_progress(frame.view, task, frame.now, usage=item.usage)
+    if item.result is not None and frame.hooks.before_complete:
+        before = frame.hooks.before_complete
+        step = completed(before, frame.view, frame.session, task, item.result, frame.now, frame.chance())
+        frame.view.put(_closed(frame, step[0], item.epoch), *step[1])
+        return
     if item.result is not None:
         blob_id = frame.outputs.get(task.id, "")
         step = attempts.report(task, item.result, now=frame.now, reported_epoch=item.epoch, output_blob_id=blob_id)
@@ -182,11 +191,12 @@ def _ask(frame: Frame, item: Ask) -> None:
 def _agent_report(frame: Frame, item: AgentReport) -> None:
     view, session, now = frame.view, frame.session, frame.now
     agent = view.find_agent((session.namespace, item.agent_id))
+    if agent is None and item.spec is None:
+        raise agent_not_found(item.agent_id)
+    if frame.hooks.before_join and (agent is None or session.id not in (agent.session_id, agent.runner_session_id)):
+        reported(frame.hooks.before_join, view, session, HostedAgent(agent_id=item.agent_id, spec=item.spec), now)
     if agent is None:
-        if item.spec is None:
-            raise agent_not_found(item.agent_id)
-        agent, facts = agent_transitions.spawn(session.namespace, item.agent_id, item.spec, now=now)
-        agent = frame.put_agent(agent, facts)
+        agent = _registered(frame, item)
     if not _hosted_here(agent, session):
         raise StaleAttempt(f"agent {agent.id!r} lives in another session", reason="SESSION_FENCED")
     if item.state == "READY":
@@ -200,6 +210,14 @@ def _agent_report(frame: Frame, item: AgentReport) -> None:
         step = agent_transitions.ended(agent, state, item.reason, now=now, exit_code=item.exit_code)
     if step[0] is not agent:
         frame.put_agent(*step)
+
+
+def _registered(frame: Frame, item: AgentReport) -> Agent:
+    session, spec, before = frame.session, item.spec or AgentSpec(), frame.hooks.before_spawn
+    if before:
+        spec = spawned_as(before, frame.view, session.namespace, session.principal, item.agent_id, spec, frame.now)
+    agent, facts = agent_transitions.spawn(session.namespace, item.agent_id, spec, now=frame.now)
+    return frame.put_agent(agent, facts)
 
 
 def _hosted_here(agent: Agent, session: Session) -> bool:

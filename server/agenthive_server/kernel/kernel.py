@@ -20,6 +20,7 @@ from .errors import KernelError, OutcomeUnknown
 from .events import Event
 from .followups import Followups
 from .health import Reading, Status
+from .hooks import Hooks
 from .index import Index
 from .limits import Limits
 from .memory import Memory
@@ -64,13 +65,14 @@ class Kernel:
         self._owed = Owed(self.memory, self.index, self.contacts)
         decisions = Decisions(self.memory, store, submit)
         self.decisions = decisions
-        self.tasks = TaskVerbs(decisions, self.index, clock, new_id, maximum_queued=limits.maximum_queued)
+        self.hooks = hooks = Hooks(self.pool)
+        self.tasks = TaskVerbs(decisions, self.index, clock, new_id, hooks, maximum_queued=limits.maximum_queued)
         self.queries = TaskQueries(self.memory, store, self.index, clock)
-        self.agents = AgentVerbs(decisions, store, self.index, clock, new_id)
+        self.agents = AgentVerbs(decisions, store, self.index, clock, new_id, hooks)
         self.messages = MessageVerbs(decisions, self.index, clock, new_id)
         self.state = StateVerbs(decisions, store)
         self.sessions = SessionVerbs(
-            decisions, self.index, self.contacts, self._owed, clock, new_id, chance, limits, outputs
+            decisions, self.index, self.contacts, self._owed, clock, new_id, chance, limits, hooks, outputs
         )
         self.dispatcher = Dispatcher(decisions, self.index, clock)
         self.followups = Followups(decisions, self.index, store, log, notifier, clock, chance)

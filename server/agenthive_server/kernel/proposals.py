@@ -214,7 +214,11 @@ class Joining(Proposal):
 
     `credential` and `join_token` are what its Hello holds. A hook refuses by raising a `KernelError`; `issue` has a
     credential sent in the Welcome. Both happen in the change set of the session: a single-use token that is struck off
-    in `state` here cannot be used twice.
+    in `state` here cannot be used twice. A hook that knows better who the worker is sets `principal`; a session is
+    resumed, and replaced, by the principal that opened it only.
+
+    Also asked, with `reported`, when an open session brings one more agent along that it was not told to start;
+    `principal` is then the session's, and there is no credential.
     """
 
     agents: tuple[HostedAgent, ...]
@@ -222,14 +226,15 @@ class Joining(Proposal):
     session_id: str = ""
     # The principal that opened the session it wants to resume.
     session_principal: str = ""
-    join_token: str = ""
-    credential: str = ""
+    join_token: str = field(default="", repr=False)
+    credential: str = field(default="", repr=False)
     runner: RunnerCapacity | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     peer: str = ""
     # What the interceptors noted on the call: `call.notes`.
     notes: Mapping[str, Any] = field(default_factory=dict)
-    issued: str = ""
+    reported: bool = False
+    issued: str = field(default="", repr=False)
 
     def issue(self, credential: str) -> None:
         """Have a credential sent in the Welcome. The hook may run again: the last one counts."""

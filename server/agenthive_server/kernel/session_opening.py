@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from . import agent_transitions, attempts
-from .agents import REMOTE, AgentState, Wanted
+from .agents import REMOTE, Agent, AgentSpec, AgentState, Wanted
 from .clock import Clock
 from .contact import Contacts
 from .decide import Decisions, View
 from .errors import NotFound, SessionFenced, agent_not_found
 from .events import Event, EventType
+from .hooks import Asked, Hooks, joining, spawned_as
 from .index import Index
 from .limits import Limits
 from .owed import Owed
 from .ports import Chance, NewId
+from .proposals import Joining
 from .records import Key, Kind
 from .session_items import Hello, HostedAgent, LeaseRef, Link, Welcome
 from .sessions import Session, SessionState
@@ -27,6 +31,25 @@ LEASES_AT_ONCE = 200
 def session_event(kind: EventType, session: Session, **data: object) -> Event:
     """Return a fact about a session."""
     return Event(type=kind, namespace=session.namespace, session_id=session.id, labels=session.labels, data=dict(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A worker at the door: where it wants in, who it is as far as the call says, and what it says of itself."""
+
+    namespace: str
+    principal: str
+    hello: Hello
+    peer: str
+    notes: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    session: Session
+    fenced: list[Key]
+    """The sessions that lose agents by it."""
+    credential: str
 
 
 class SessionOpening:
@@ -42,7 +65,9 @@ class SessionOpening:
         new_id: NewId,
         chance: Chance,
         limits: Limits,
+        hooks: Hooks,
     ) -> None:
+        self._hooks = hooks
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
@@ -53,18 +78,32 @@ class SessionOpening:
         self._chance = chance
         self._limits = limits
 
-    async def open(self, namespace: str, principal: str, hello: Hello, link: Link) -> Welcome:
+    async def may_replace(self, guest: Guest) -> bool:
+        """Whether a worker may end the session it says was its own; raises what the hooks refuse it with."""
+
+        def decide(view: View) -> bool:
+            hooks = self._hooks.current.before_join
+            old = view.find_session((guest.namespace, guest.hello.replaces))
+            if not hooks or old is None:
+                return True
+            return old.principal in ("", self._joining(hooks, view, guest, asking=True).principal)
+
+        return await self._decisions.run(decide)
+
+    async def open(self, guest: Guest, link: Link) -> Welcome:
         """Open or resume as `SessionVerbs.connect` says."""
+        hello = guest.hello
         session_id = hello.session_id or self._new_id()
-        with self._contacts.expecting((namespace, session_id)):
-            session, fenced = await self._record(namespace, principal, session_id, hello)
+        with self._contacts.expecting((guest.namespace, session_id)):
+            opened = await self._record(guest, session_id)
+            session = opened.session
             await self._missing(session, {agent.agent_id for agent in hello.agents})
             await self._displace(session, hello.agents)
             old = self._contacts.get(session.key)
             if old is not None:
                 old.link.fence(SessionFenced("the session was taken over by a newer stream"))
             self._contacts.add(session.key, session.epoch, link)
-            for key in fenced:
+            for key in opened.fenced:
                 self._fence(key)
             valid = self._valid(session, hello.leases)
             self._owed.deliver(session, link, {lease.task_id for lease in valid})
@@ -76,41 +115,55 @@ class SessionOpening:
             heartbeat_interval=self._limits.heartbeat_interval,
             reconnect_grace=self._limits.reconnect_grace,
             accept_timeout=self._limits.accept_timeout,
+            principal=session.principal,
+            credential=opened.credential,
         )
 
-    async def _record(self, namespace: str, principal: str, session_id: str, hello: Hello) -> tuple[Session, list[Key]]:
-        """Write the session and bring its agents in; returns it and the sessions that lose agents by it."""
-        first, rest = hello.agents[:AGENTS_AT_ONCE], hello.agents[AGENTS_AT_ONCE:]
+    async def _record(self, guest: Guest, session_id: str) -> _Opened:
+        """Write the session and bring its agents in, if the hooks let it."""
+        agents = guest.hello.agents
+        first, rest = agents[:AGENTS_AT_ONCE], agents[AGENTS_AT_ONCE:]
 
-        def decide(view: View) -> tuple[Session, list[Key]]:
-            session = self._opened(view, namespace, principal, session_id, hello)
-            return session, self._adopt(session, first, view)
+        def decide(view: View) -> _Opened:
+            hooks, principal, credential = self._hooks.current.before_join, guest.principal, ""
+            if hooks:
+                joined = self._joining(hooks, view, guest)
+                principal, credential = joined.principal, joined.issued
+            session = self._opened(view, guest, session_id, principal, checked=bool(hooks))
+            return _Opened(session, self._adopt(session, first, view), credential)
 
-        session, fenced = await self._decisions.run(decide)
+        opened = await self._decisions.run(decide)
         for start in range(0, len(rest), AGENTS_AT_ONCE):
             batch = rest[start : start + AGENTS_AT_ONCE]
-            fenced += await self._decisions.run(partial(self._adopt, session, batch))
-        return session, fenced
+            opened.fenced.extend(await self._decisions.run(partial(self._adopt, opened.session, batch)))
+        return opened
 
-    def _opened(self, view: View, namespace: str, principal: str, session_id: str, hello: Hello) -> Session:
-        old = view.find_session((namespace, session_id))
-        now = self._clock.now()
+    def _joining(self, hooks: Asked[Joining], view: View, guest: Guest, *, asking: bool = False) -> Joining:
+        return joining(
+            hooks,
+            view,
+            guest.namespace,
+            guest.principal,
+            guest.hello,
+            self._clock.now(),
+            peer=guest.peer,
+            notes=guest.notes,
+            asking=asking,
+        )
+
+    def _opened(self, view: View, guest: Guest, session_id: str, principal: str, *, checked: bool) -> Session:
+        hello = guest.hello
         if hello.session_id:
-            if old is None:
-                raise NotFound("no such session, or it has ended", reason="SESSION_NOT_FOUND")
-            session = old.evolve(
-                state=SessionState.OPEN, epoch=old.epoch + 1, suspect_time=0.0, draining=False, runner=hello.runner
-            )
-            return view.put(session, session_event(EventType.SESSION_RESUMED, session, session_epoch=session.epoch))
+            return self._resumed(view, guest, principal, checked=checked)
         session = Session(
-            namespace=namespace,
+            namespace=guest.namespace,
             id=session_id,
             runner=hello.runner,
             labels=dict(hello.labels),
             software=hello.software,
             display_name=hello.display_name,
             principal=principal,
-            open_time=now,
+            open_time=self._clock.now(),
         )
         fact = session_event(
             EventType.SESSION_OPENED,
@@ -120,6 +173,23 @@ class SessionOpening:
             software=hello.software,
         )
         return view.put(session, fact)
+
+    @staticmethod
+    def _resumed(view: View, guest: Guest, principal: str, *, checked: bool) -> Session:
+        """Take a session up again; that of somebody else looks like one that is over."""
+        hello = guest.hello
+        old = view.find_session((guest.namespace, hello.session_id))
+        if old is None or (checked and old.principal not in ("", principal)):
+            raise NotFound("no such session, or it has ended", reason="SESSION_NOT_FOUND")
+        session = old.evolve(
+            state=SessionState.OPEN,
+            epoch=old.epoch + 1,
+            suspect_time=0.0,
+            draining=False,
+            runner=hello.runner,
+            principal=principal,
+        )
+        return view.put(session, session_event(EventType.SESSION_RESUMED, session, session_epoch=session.epoch))
 
     def _adopt(self, session: Session, hosted: Sequence[HostedAgent], view: View) -> list[Key]:
         """Bring agents into a session; returns the sessions that are fenced by it."""
@@ -132,11 +202,11 @@ class SessionOpening:
                     if session.runner is not None:
                         continue
                     raise agent_not_found(entry.agent_id)
-                agent, facts = agent_transitions.spawn(session.namespace, entry.agent_id, entry.spec, now=now)
+                spec = self._introduced(view, session, entry, entry.spec, now)
+                agent, facts = agent_transitions.spawn(session.namespace, entry.agent_id, spec, now=now)
                 agent = view.put(agent, *facts)
             elif entry.spec is not None and agent.spec.driver == REMOTE and entry.spec != agent.spec:
-                changed, facts = agent_transitions.update(agent, entry.spec, now=now)
-                agent = view.put(changed, *facts)
+                agent = self._changed(view, session, entry, agent, now)
             if agent.session_id not in ("", session.id):
                 fenced.append((session.namespace, agent.session_id))
             if agent.wanted is Wanted.STOPPED and agent.state is AgentState.STOPPED:
@@ -147,6 +217,23 @@ class SessionOpening:
             if there is not agent:
                 view.put(there, *facts)
         return fenced
+
+    def _introduced(
+        self, view: View, session: Session, entry: HostedAgent, spec: AgentSpec, now: float, *, known: bool = False
+    ) -> AgentSpec:
+        before = self._hooks.current.before_spawn
+        if not before:
+            return spec
+        principal = session.principal
+        return spawned_as(before, view, session.namespace, principal, entry.agent_id, spec, now, known=known)
+
+    def _changed(self, view: View, session: Session, entry: HostedAgent, agent: Agent, now: float) -> Agent:
+        """Take over another specification of an agent that is known, as the hooks amend it each time."""
+        spec = self._introduced(view, session, entry, entry.spec or agent.spec, now, known=True)
+        if spec == agent.spec:
+            return agent
+        changed, facts = agent_transitions.update(agent, spec, now=now)
+        return view.put(changed, *facts)
 
     async def _missing(self, session: Session, there: set[str]) -> None:
         """Note the agents of a resumed session that its worker does not host any more."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from . import items
 from .clock import Clock
@@ -12,6 +12,7 @@ from .contact import Contact, Contacts
 from .decide import Decisions, View
 from .errors import KernelError, SessionFenced
 from .events import EventType
+from .hooks import Hooks
 from .index import Index
 from .limits import Limits
 from .owed import Owed
@@ -31,7 +32,7 @@ from .session_items import (
     Revoke,
     Welcome,
 )
-from .session_opening import SessionOpening, session_event
+from .session_opening import Guest, SessionOpening, session_event
 from .sessions import Session, SessionState
 from .tasks import Task
 
@@ -65,29 +66,41 @@ class SessionVerbs:
         new_id: NewId,
         chance: Chance,
         limits: Limits,
+        hooks: Hooks,
         outputs: Outputs | None = None,
     ) -> None:
+        self._hooks = hooks
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
         self._contacts = contacts
-        self._opening = SessionOpening(decisions, index, contacts, owed, clock, new_id, chance, limits)
+        self._opening = SessionOpening(decisions, index, contacts, owed, clock, new_id, chance, limits, hooks)
         self._clock = clock
         self._new_id = new_id
         self._chance = chance
         self._limits = limits
         self._outputs = outputs
 
-    async def connect(self, namespace: str, principal: str, hello: Hello, link: Link) -> Welcome:
+    async def connect(
+        self,
+        namespace: str,
+        principal: str,
+        hello: Hello,
+        link: Link,
+        *,
+        peer: str = "",
+        notes: Mapping[str, Any] | None = None,
+    ) -> Welcome:
         """Open a session or resume one; the older stream of the session, and older sessions of its agents, are fenced.
 
         When this returns the session is durable and `link` gets deliveries, beginning with what is owed. Raises
         `NotFound`: SESSION_NOT_FOUND, the session to resume is over; AGENT_NOT_FOUND, an agent that does not exist and
-        is not to be registered.
+        is not to be registered; and what the hooks refuse with. `peer` and `notes` are for them.
         """
-        if hello.replaces and not hello.session_id:
+        guest = Guest(namespace, principal, hello, peer, notes or {})
+        if hello.replaces and not hello.session_id and await self._opening.may_replace(guest):
             await self.end(namespace, hello.replaces, "its worker was started again")
-        return await self._opening.open(namespace, principal, hello, link)
+        return await self._opening.open(guest, link)
 
     # Frames ---------------------------------------------------------------------------------------------------------
 
@@ -116,7 +129,7 @@ class SessionVerbs:
         view.need(
             (Kind.PROGRESS, (session.namespace, task_id)) for task_id in map(items.writes_progress, entries) if task_id
         )
-        frame = items.Frame(view, session, self._clock.now(), self._chance, self._new_id, outputs)
+        frame = items.Frame(view, session, self._clock.now(), self._chance, self._new_id, outputs, self._hooks.current)
         refusals: list[Refusal] = []
         # A result implies that the task was accepted; an acceptance beside it says nothing more.
         ended = {(item.task_id, item.epoch) for item in entries if type(item) is Result}

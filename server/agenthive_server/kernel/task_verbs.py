@@ -12,8 +12,10 @@ from .attempts import Step
 from .clock import Clock
 from .decide import Caller, Decisions, View, recall, remember
 from .errors import BadRequest, Exists, Overloaded
+from .hooks import Asked, Hooks, delegated_as
 from .index import Index
 from .ports import NewId
+from .proposals import Delegating
 from .records import Key, Kind, Payload
 from .sessions import SessionState
 from .tasks import MAX_DEPTH, ChildrenPolicy, DependencyPolicy, Task, TaskSpec, TaskState
@@ -33,8 +35,16 @@ class TaskVerbs:
     """
 
     def __init__(
-        self, decisions: Decisions, index: Index, clock: Clock, new_id: NewId, *, maximum_queued: int = 1_000_000
+        self,
+        decisions: Decisions,
+        index: Index,
+        clock: Clock,
+        new_id: NewId,
+        hooks: Hooks,
+        *,
+        maximum_queued: int = 1_000_000,
     ) -> None:
+        self._hooks = hooks
         self._decisions = decisions
         self._index = index
         self._memory = decisions.memory
@@ -63,10 +73,14 @@ class TaskVerbs:
                 raise Overloaded("the queue is full", reason="QUOTA_EXCEEDED", retry_after=1.0)
             made: dict[str, Task] = {}
             taken: dict[Key, int] = {}
+            before = self._hooks.current.before_delegate
             for task_id in order:
                 existing = view.peek((Kind.TASK, (caller.namespace, task_id)))
                 if existing is None:
-                    made[task_id] = self._new_task(view, caller.namespace, task_id, specs[task_id], made, taken)
+                    spec = specs[task_id]
+                    if before:
+                        spec = self._amended(before, view, caller, task_id, spec, made)
+                    made[task_id] = self._new_task(view, caller.namespace, task_id, spec, made, taken)
                 elif use_existing:
                     made[task_id] = cast(Task, existing)
                 else:
@@ -75,6 +89,19 @@ class TaskVerbs:
             return [made[task_id] for task_id in specs]
 
         return await self._decisions.run(decide)
+
+    def _amended(
+        self,
+        before: Asked[Delegating],
+        view: View,
+        caller: Caller,
+        task_id: str,
+        spec: TaskSpec,
+        made: Mapping[str, Task],
+    ) -> TaskSpec:
+        ancestors = self._ancestors(view, caller.namespace, spec, made) if spec.parent_task_id else ()
+        now = self._clock.now()
+        return delegated_as(before, view, caller.namespace, caller.principal, task_id, spec, ancestors, now)
 
     def _new_task(
         self,
