@@ -89,6 +89,10 @@ class Call:
     """Whether the server ended it because its deadline passed."""
     trailing: tuple[tuple[str, str | bytes], ...] = ()
     """Metadata that is sent after the answer."""
+    patience: float = 0.0
+    """When its interceptors have waited long enough, by the event loop's clock; zero before one has waited."""
+    skipped: set[object] | None = None
+    """Interceptors that failed on the way in, and are not asked on the way out."""
     _notes: dict[str, Any] | None = None
 
     @property

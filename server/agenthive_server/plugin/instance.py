@@ -1,0 +1,240 @@
+"""One plugin that is open: entered and left in a task of its own, its acts behind their walls."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import sys
+from collections.abc import Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.errors import KernelError, Refused
+from agenthive_server.kernel.events import Severity
+from agenthive_server.kernel.health import Reading, Status
+from agenthive_server.kernel.ports import NewId
+
+from . import tasks
+from .calls import Stage
+from .cell import Act, Cell
+from .context import PluginContext, State, VitalsReading
+from .driving import mark
+from .isolation import FAILURES, Guarded, guard_hook, guard_score
+from .metrics import PluginMetrics
+from .outside import outside
+from .ports import Verbs
+from .registration import Hooks, Plugin, Registration
+from .services import GuardedMethods, check_services
+
+HOOKS: Final = ("before_spawn", "before_delegate", "before_complete", "before_join")
+POLL: Final = 0.005
+"""Seconds between two looks whether the calls in flight have left."""
+
+_log = logging.getLogger(__name__)
+
+
+class Server(Protocol):
+    """What the host gives every plugin of the server."""
+
+    clock: Clock
+    new_id: NewId
+
+    def verbs(self, name: str) -> Verbs:
+        """Return the verbs of a plugin."""
+
+    def state(self, name: str) -> State:
+        """Return the state of a plugin."""
+
+    def vitals(self) -> VitalsReading:
+        """Return how the system is."""
+
+    def data_dir(self, name: str) -> Path:
+        """Return the folder of a plugin, which is there then."""
+
+    async def publish(
+        self, name: str, kind: str, text: str, severity: Severity, subject: str, attributes: Mapping[str, str]
+    ) -> None:
+        """Write an event PLUGIN_REPORTED."""
+
+
+class Instance:
+    """An open plugin, with its acts as the server uses them. `open` once, `close` once."""
+
+    def __init__(self, registration: Registration[Any], config: Any, cell: Cell, server: Server) -> None:
+        self.name = registration.name
+        self.registration = registration
+        self.config = config
+        self.cell = cell
+        self.metrics = PluginMetrics(registration.name)
+        self.reading = Reading()
+        self.plugin = Plugin()
+        self.interceptors: tuple[Guarded, ...] = ()
+        self.hooks: dict[str, Any] = {}
+        self.methods: tuple[tuple[Any, GuardedMethods], ...] = ()
+        self._server = server
+        self._life: asyncio.Task[None] | None = None
+        self._leave = asyncio.Event()
+        self._spawned: Act | None = None
+        self._loops: list[asyncio.Task[Any]] = []
+        cell.roots = _roots(registration)
+
+    # Opening and closing --------------------------------------------------------------------------------------------
+
+    async def open(self, seconds: float) -> None:
+        """Start the plugin. Raises `Refused` (PLUGIN_CANNOT_OPEN) with a sentence that says why it cannot be."""
+        opened: asyncio.Future[Plugin] = asyncio.get_running_loop().create_future()
+        opening = self.cell.act("OPEN", "open")
+        context = self._context()
+        self._life = asyncio.create_task(
+            mark(self._live(context, opened), self.cell.running, opening), name=f"{self.name}/open"
+        )
+        try:
+            waited: set[asyncio.Future[Any]] = {self._life, opened}
+            await asyncio.wait(waited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not opened.done():
+                self._life.cancel("the plugin does not open")
+                raise self._cannot(f"it did not open within {seconds:g} seconds")
+            self.plugin = opened.result()
+            self._take_acts()
+        except BaseException as error:
+            await self.close(0.0)
+            if isinstance(error, FAILURES) and not isinstance(error, KernelError):
+                _log.warning("plugin %s cannot be opened", self.name, exc_info=error)
+                raise self._cannot(f"{type(error).__name__}: {error}") from None
+            raise
+
+    async def _live(self, context: PluginContext[Any], opened: asyncio.Future[Plugin]) -> None:
+        try:
+            async with self.registration.open(context) as plugin:
+                opened.set_result(plugin)
+                await self._leave.wait()
+        except asyncio.CancelledError:
+            opened.cancel()
+            raise
+        except FAILURES as error:
+            if not opened.done():
+                opened.set_exception(error)
+            elif self._leave.is_set():
+                _log.exception("plugin %s failed on its way out", self.name)
+            else:
+                self.cell.tell("open", f"ended by itself: {type(error).__name__}", off=True)
+                # A CLOSED one stays in its place, and refuses.
+                self.cell.end()
+
+    def start(self) -> None:
+        """Start its loops."""
+        for background in self.plugin.tasks:
+            act = self.cell.act("TASK", background.name)
+            self._loops.append(tasks.start_loop(background, act, self._server.clock))
+
+    def stop_loops(self) -> None:
+        """Let its loops end; another instance takes their place."""
+        for loop in self._loops:
+            loop.cancel("the plugin is switched off")
+
+    async def close(self, grace: float, end: float = 5.0) -> None:
+        """Stop the plugin: calls in flight finish within `grace` seconds, then all it has is ended, and it is left.
+
+        What does not end within `end` seconds is left behind, and logged.
+        """
+        self.stop_loops()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + grace
+        while self.cell.in_flight > 0 and self.cell.live and loop.time() < until:  # noqa: ASYNC110 - see `Cell.in_flight`
+            await asyncio.sleep(POLL)
+        self.cell.end()
+        if self.cell.tasks or self.cell.calls:
+            await tasks.cancel_all(self.cell, end)
+        life = self._life
+        if life is None:
+            return
+        self._leave.set()
+        done, _ = await asyncio.wait({life}, timeout=end)
+        if not done:
+            life.cancel("the plugin does not stop")
+            await asyncio.wait({life}, timeout=end)
+        await tasks.cancel_all(self.cell, end)
+
+    # Its acts -------------------------------------------------------------------------------------------------------
+
+    def _take_acts(self) -> None:
+        """Put the acts behind walls. Raises `Refused` for what cannot be."""
+        if not isinstance(self.plugin, Plugin):
+            raise self._cannot("what it yields is no Plugin")
+        wrong = check_services(self.registration, self.plugin)
+        if wrong:
+            raise self._cannot(wrong)
+        cell = self.cell
+        self.interceptors = tuple(
+            Guarded(each, cell.act("INTERCEPTOR", type(each).__name__, Stage(each.stage).name))
+            for each in self.plugin.interceptors
+        )
+        self._take_hooks(self.plugin.hooks)
+        self.methods = tuple((service.descriptor, GuardedMethods(service, cell)) for service in self.plugin.services)
+
+    def _take_hooks(self, hooks: Hooks) -> None:
+        amends = self.registration.hooks_amend
+        for name in HOOKS:
+            hook = getattr(hooks, name)
+            if hook is not None:
+                if inspect.iscoroutinefunction(hook):
+                    raise self._cannot(f"{name} is async: a hook is a plain function")
+                allowed = frozenset(amends.get(name, ()))
+                self.hooks[name] = guard_hook(hook, self.cell.act("HOOK", name), allowed)
+        if hooks.score_agents is not None:
+            self.hooks["score_agents"] = guard_score(hooks.score_agents, self.cell.act("HOOK", "score_agents"))
+
+    def _cannot(self, why: str) -> Refused:
+        return Refused(
+            f"plugin {self.name} cannot be opened: {why}", reason="PLUGIN_CANNOT_OPEN", metadata={"plugin": self.name}
+        )
+
+    # What it is given -----------------------------------------------------------------------------------------------
+
+    def _context(self) -> PluginContext[Any]:
+        server, running = self._server, self.cell.running
+        return PluginContext(
+            name=self.name,
+            config=self.config,
+            state=outside(server.state(self.name), running),
+            verbs=outside(server.verbs(self.name), running),
+            clock=server.clock,
+            log=logging.getLogger(f"plugin.{self.name}"),
+            new_id=server.new_id,
+            metrics=self.metrics,
+            data_dir=server.data_dir(self.name),
+            surroundings=outside(self, running),
+        )
+
+    def report(self, status: Status, text: str) -> None:
+        """Take a reading of its health, as it says itself."""
+        self.reading = Reading(status, text[:500])
+
+    def vitals(self) -> VitalsReading:
+        """Return how the system is."""
+        return self._server.vitals()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Run something in the background."""
+        if self._spawned is None:
+            self._spawned = self.cell.act("TASK", "spawned")
+        tasks.spawn(self._spawned, work, name)
+
+    async def publish(
+        self, kind: str, text: str, severity: Severity, subject: str, attributes: Mapping[str, str]
+    ) -> None:
+        """Write an event."""
+        await self._server.publish(self.name, kind, text, severity, subject, attributes)
+
+
+def _roots(registration: Registration[Any]) -> tuple[str, ...]:
+    """Return the folder of a plugin's package, or the file of its only module."""
+    opening = inspect.unwrap(registration.open)
+    module = sys.modules.get(getattr(opening, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    if module is None or file is None:
+        return (getattr(getattr(opening, "__code__", None), "co_filename", "?"),)
+    in_package = "." in module.__name__ or hasattr(module, "__path__")
+    return (str(Path(file).parent) + "/",) if in_package else (file,)

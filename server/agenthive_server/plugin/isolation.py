@@ -1,0 +1,286 @@
+"""Walls around the acts of a plugin: what it raises and how long it takes is its own affair, and is counted.
+
+Each guard is made once, when the plugin is opened, and is itself plain code: two time stamps, no timers, no awaits and
+no context managers unless the act is one that waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from time import perf_counter
+from typing import Any, Final, TypeVar
+
+from agenthive_server.kernel.assign import Candidate, Scorer
+from agenthive_server.kernel.decide import NotLoaded
+from agenthive_server.kernel.errors import KernelError, Refused
+from agenthive_server.kernel.proposals import Proposal
+from agenthive_server.kernel.tasks import TaskSpec
+
+from .calls import Call, Interceptor, Outcome
+from .cell import Act
+from .driving import resumed, steps_of
+
+P = TypeVar("P", bound=Proposal)
+
+FAILURES: Final = (Exception, SystemExit)
+"""What a plugin raises that stays with it; all that is no cancellation, and no signal."""
+
+
+class Guarded:
+    """An interceptor behind its wall; to the chain it is an interceptor like any other."""
+
+    def __init__(self, interceptor: Interceptor, act: Act) -> None:
+        self.stage = interceptor.stage
+        self.inner = interceptor
+        self.before = guard_before(interceptor.before, act)
+        self.after = guard_after(interceptor.after, act)
+
+
+def guard_before(
+    before: Callable[[Call], Awaitable[None] | None], act: Act
+) -> Callable[[Call], Awaitable[None] | None]:
+    """Return `before` with its wall: raises only refusals, and those of a plugin whose failure means CLOSED."""
+    cell, now = act.cell, perf_counter
+    running, longest = cell.running, cell.bounds.inline
+
+    def guarded(call: Call) -> Awaitable[None] | None:
+        unary = not call.policy.load
+        if not cell.live:
+            _skip(call, act)
+            return None
+        act.calls += 1
+        running.act = act
+        began = now()
+        try:
+            waits = before(call)
+        except KernelError as error:
+            _blame(error, act)
+            raise
+        except FAILURES as error:
+            cell.failed(act, error)
+            _skip(call, act)
+            return None
+        finally:
+            running.act = None
+            took = now() - began
+            act.seconds += took
+            if took > longest:
+                cell.overran(act, took)
+        if unary:
+            cell.in_flight += 1
+        return None if waits is None else _wait_before(waits, call, act, unary)
+
+    return guarded
+
+
+def guard_after(
+    after: Callable[[Call, Outcome], Awaitable[None] | None], act: Act
+) -> Callable[[Call, Outcome], Awaitable[None] | None]:
+    """Return `after` with its wall: raises nothing."""
+    cell, now = act.cell, perf_counter
+    running, longest = cell.running, cell.bounds.inline
+
+    def guarded(call: Call, outcome: Outcome) -> Awaitable[None] | None:
+        if call.skipped is not None and act in call.skipped:
+            return None
+        if not call.policy.load:
+            cell.in_flight -= 1
+        if not cell.live:
+            return None
+        running.act = act
+        began = now()
+        try:
+            waits = after(call, outcome)
+        except FAILURES as error:
+            cell.failed(act, error)
+            return None
+        finally:
+            running.act = None
+            took = now() - began
+            act.seconds += took
+            if took > longest:
+                cell.overran(act, took)
+        return None if waits is None else _wait_after(waits, call, act)
+
+    return guarded
+
+
+def _skip(call: Call, act: Act) -> None:
+    """Let a call go on without the act; raises where nothing passes without it."""
+    if act.cell.closed:
+        raise act.cell.refusal()
+    if call.skipped is None:
+        call.skipped = set()
+    call.skipped.add(act)
+
+
+def _blame(error: KernelError, act: Act) -> None:
+    """Say in an error which plugin it comes from. What a hook simply refuses is a veto."""
+    error.metadata.setdefault("plugin", act.cell.name)
+    if type(error) is Refused and error.reason == Refused.reason:
+        error.reason = "VETOED"
+
+
+async def _wait_before(waits: Awaitable[None], call: Call, act: Act, unary: bool) -> None:
+    """Wait for an asynchronous `before`. One that failed has not been entered."""
+    fine = False
+    try:
+        fine = await _wait(waits, call, act)
+    except KernelError as error:
+        _blame(error, act)
+        raise
+    finally:
+        if not fine and unary:
+            act.cell.in_flight -= 1
+    if not fine:
+        _skip(call, act)
+
+
+async def _wait_after(waits: Awaitable[None], call: Call, act: Act) -> None:
+    """Wait for an asynchronous `after`; the call has been decided, so that nothing is refused any more."""
+    try:
+        await _wait(waits, call, act)
+    except KernelError as error:
+        act.cell.failed(act, error)
+
+
+async def _wait(waits: Awaitable[None], call: Call, act: Act) -> bool:
+    """Wait for what an interceptor does, as long as its call has patience; returns whether it went well.
+
+    What never really waits costs no timer. Raises refusals, and the cancellation of the call.
+    """
+    cell, began = act.cell, perf_counter()
+    try:
+        await _patiently(waits, call, act)
+    except KernelError:
+        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        cell.failed(act, error)
+        return False
+    except _OutOfPatience:
+        if cell.live:
+            cell.overran(act, perf_counter() - began)
+        return False
+    except FAILURES as error:
+        cell.failed(act, error)
+        return False
+    finally:
+        act.seconds += perf_counter() - began
+    return True
+
+
+class _OutOfPatience(Exception):
+    """The interceptors of a call have waited as long as they may, or this one's plugin was switched off."""
+
+
+async def _patiently(waits: Awaitable[None], call: Call, act: Act) -> None:
+    cell, steps = act.cell, steps_of(waits)
+    running = cell.running
+    running.act = act
+    try:
+        yielded = steps.send(None)
+    except StopIteration:
+        return
+    finally:
+        running.act = None
+    if not call.patience:
+        call.patience = asyncio.get_running_loop().time() + cell.bounds.call
+    limit = asyncio.timeout_at(call.patience)
+    try:
+        async with limit:
+            cell.waits.add(limit)
+            await _Rest(resumed(steps, running, act, yielded, given_up=limit.expired))
+    except TimeoutError:
+        if limit.expired():
+            raise _OutOfPatience from None
+        raise
+    finally:
+        cell.waits.discard(limit)
+
+
+class _Rest:
+    """Steps that have begun, to be awaited."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Any) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Any:
+        return self._steps
+
+
+def guard_hook(hook: Callable[[P], None], act: Act, amendable: frozenset[str]) -> Callable[[P], None]:
+    """Return a hook with its wall: raises vetoes, `NotLoaded`, and what refuses where failure means CLOSED.
+
+    What a hook did before it failed is taken back.
+    """
+    cell, now, name = act.cell, perf_counter, act.cell.name
+    running, longest = cell.running, cell.bounds.inline
+
+    def guarded(proposal: P) -> None:
+        if not cell.live:
+            if cell.closed:
+                raise cell.refusal()
+            return
+        act.calls += 1
+        outer = running.act
+        proposal.enter(name, amendable)
+        running.act = act
+        began = now()
+        try:
+            hook(proposal)
+            proposal.leave()
+        except KernelError as error:
+            _blame(error, act)
+            raise
+        except NotLoaded:
+            raise
+        except FAILURES as error:
+            proposal.undo()
+            cell.failed(act, error)
+            if cell.closed:
+                raise cell.refusal() from None
+        finally:
+            running.act = outer
+            took = now() - began
+            act.seconds += took
+            if took > longest:
+                cell.overran(act, took)
+
+    return guarded
+
+
+def guard_score(score: Scorer, act: Act) -> Scorer:
+    """Return a scorer with its wall: raises nothing; one that fails has no say."""
+    cell, now = act.cell, perf_counter
+    running, longest = cell.running, cell.bounds.inline
+
+    def guarded(task: TaskSpec, candidate: Candidate) -> float:
+        if not cell.live:
+            return 0.0
+        act.calls += 1
+        outer = running.act
+        running.act = act
+        began = now()
+        try:
+            value = score(task, candidate)
+            if not math.isfinite(value):
+                raise ValueError(f"a score is a number, not {value}")
+        except FAILURES as error:
+            cell.failed(act, error)
+            return 0.0
+        finally:
+            running.act = outer
+            took = now() - began
+            act.seconds += took
+            if took > longest:
+                cell.overran(act, took)
+        return value
+
+    return guarded
