@@ -240,11 +240,11 @@ class Joining(Proposal):
         """Have a credential sent in the Welcome. The hook may run again: the last one counts."""
         self.issued = credential
 
-    def _present(self) -> str:
-        return self.issued
+    def _present(self) -> tuple[str, str]:
+        return self.issued, self.principal
 
-    def _take_back(self, present: str) -> None:
-        self.issued = present
+    def _take_back(self, present: tuple[str, str]) -> None:
+        self.issued, self.principal = present
 
 
 @dataclass(frozen=True, slots=True)
