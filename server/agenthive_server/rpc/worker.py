@@ -94,9 +94,15 @@ class WorkerMethods:
 
     async def _connect(self, call: Call, hello: Hello, link: SessionStream) -> Welcome:
         """Open the session. A caller that goes away meanwhile leaves a session without contact, not one half open."""
-        opening = asyncio.ensure_future(self._sessions.connect(call.namespace, call.principal, hello, link))
+        asked = self._sessions.connect(
+            call.namespace, call.principal, hello, link, peer=call.transport.peer(), notes=call.notes
+        )
+        opening = asyncio.ensure_future(asked)
         try:
-            return await asyncio.shield(opening)
+            welcome = await asyncio.shield(opening)
+            # For the interceptors on the way out: who it was is known from its hello only.
+            call.principal = welcome.principal
+            return welcome
         except asyncio.CancelledError:
             try:
                 welcome = await opening

@@ -10,13 +10,14 @@ import grpc
 import pytest
 from agenthive.v1 import agent_pb2, error_pb2, event_pb2, message_pb2, payload_pb2, task_pb2
 from agenthive.v1 import worker_service_pb2 as pb
-from agenthive_server.kernel.errors import StoreUnavailable
+from agenthive_server.kernel.errors import StoreUnavailable, Unauthenticated
 from agenthive_server.kernel.messages import MessageState
+from agenthive_server.kernel.proposals import HookSet, Joining
 from agenthive_server.kernel.records import Kind, Payload
 from agenthive_server.kernel.session_items import Cancel, Item, Refusal
 from agenthive_server.kernel.sessions import SessionState
 from agenthive_server.kernel.tasks import TaskState
-from agenthive_server.plugin.api import Load
+from agenthive_server.plugin.api import Call, Load, Outcome, Stage
 
 if TYPE_CHECKING:
     from tests.server.rpc.conftest import Edge
@@ -473,3 +474,65 @@ async def test_an_outbox_that_is_full_ends_the_stream(
         contact.link.deliver(Cancel("t", 1, "enough"))
     failed = await failure(worker.call)
     assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+
+
+def single_use(join: Joining) -> None:
+    """Let in who shows a token that nobody has shown before, or the credential it has earned."""
+    join.enter("door", frozenset())
+    if join.credential:
+        if join.state.get(join.credential) is None:
+            raise Unauthenticated("unknown credential")
+    elif not join.join_token or join.state.get(join.join_token) is not None:
+        raise Unauthenticated("no token")
+    else:
+        join.state.put(join.join_token, b"used")
+        join.issue(f"earned-{join.peer.partition(':')[0]}")
+        join.state.put(join.issued, b"good")
+    join.principal = "agent:a"
+    join.leave()
+
+
+async def test_a_worker_that_is_not_let_in_is_told_why(edge: Edge, worker: Worker, failure: Failure) -> None:
+    edge.hive.kernel.hooks.swap(HookSet(before_join=(single_use,)))
+    await worker.call.write(pb.ConnectRequest(items=[pb.WorkerItem(hello=pb.Hello(credential="guessed"))]))
+    failed = await failure(worker.call)
+    assert (failed.code, failed.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    assert await edge.hive.store.scan(Kind.SESSION) == []
+
+
+async def test_a_token_earns_a_credential_once(edge: Edge, failure: Failure) -> None:
+    principals: list[str] = []
+
+    class Watch:
+        stage = Stage.OBSERVE
+
+        def before(self, call: Call) -> None:
+            """Nobody is known yet."""
+
+        def after(self, call: Call, outcome: Outcome) -> None:
+            principals.append(call.principal)
+
+    edge.plug(Watch())
+    edge.hive.kernel.hooks.swap(HookSet(before_join=(single_use,)))
+    first, second, third = Worker(edge), Worker(edge), Worker(edge)
+    welcome = await first.hello("a", join_token="once")
+    assert welcome.credential == "earned-ipv4"
+    hello = pb.Hello(join_token="once")
+    await second.call.write(pb.ConnectRequest(items=[pb.WorkerItem(hello=hello)]))
+    assert (await failure(second.call)).reason == "UNAUTHENTICATED"
+    resumed = await third.hello("a", credential=welcome.credential, session_id=first.session_id)
+    assert (resumed.resumed, resumed.credential) == (True, "")
+    await third.say(pb.WorkerItem(goodbye=pb.Goodbye()))
+    await third.end()
+    assert principals[-1] == "agent:a"
+    first.call.cancel()
+
+
+@pytest.mark.parametrize("field", ["join_token", "credential"])
+async def test_a_secret_that_is_too_long_is_refused(edge: Edge, worker: Worker, failure: Failure, field: str) -> None:
+    hello = pb.Hello(**{field: "x" * 4_097})  # type: ignore[arg-type]  # one of two texts
+    await worker.call.write(pb.ConnectRequest(items=[pb.WorkerItem(hello=hello)]))
+    failed = await failure(worker.call)
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"hello.{field}" in failed.text
+    assert "xxx" not in failed.text

@@ -151,12 +151,15 @@ class Hello(_message.Message):
     ACKNOWLEDGED_FRAME_FIELD_NUMBER: _builtins.int
     DISPLAY_NAME_FIELD_NUMBER: _builtins.int
     REPLACES_SESSION_ID_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Optional. The session to resume; empty opens a new one."""
     software: _builtins.str
     """Optional. Name and version of the software, for people."""
     join_token: _builtins.str
-    """Optional. A token that lets it join, where the server asks for one."""
+    """Optional. A token that lets it join for the first time, where the server asks for one; at most 4,096 characters. Not
+    needed beside a `credential`.
+    """
     acknowledged_frame: _builtins.int
     """Optional. Highest frame number of the server it has dealt with, when it resumes."""
     display_name: _builtins.str
@@ -165,6 +168,8 @@ class Hello(_message.Message):
     """Optional, without `session_id`. A session of an earlier life of this worker, which was killed: it ends now instead of
     after the grace, and what it held goes back to the queue. Unknown ids are ignored.
     """
+    credential: _builtins.str
+    """Optional. The credential an earlier Welcome brought, to be shown from then on; at most 4,096 characters."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostedAgent]:
         """Optional. Agents the worker hosts now. A new session of an agent fences its older one."""
@@ -194,10 +199,11 @@ class Hello(_message.Message):
         acknowledged_frame: _builtins.int = ...,
         display_name: _builtins.str = ...,
         replaces_session_id: _builtins.str = ...,
+        credential: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["runner", b"runner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_frame", b"acknowledged_frame", "agents", b"agents", "display_name", b"display_name", "join_token", b"join_token", "labels", b"labels", "leases", b"leases", "replaces_session_id", b"replaces_session_id", "runner", b"runner", "session_id", b"session_id", "software", b"software"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_frame", b"acknowledged_frame", "agents", b"agents", "credential", b"credential", "display_name", b"display_name", "join_token", b"join_token", "labels", b"labels", "leases", b"leases", "replaces_session_id", b"replaces_session_id", "runner", b"runner", "session_id", b"session_id", "software", b"software"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -815,6 +821,7 @@ class Welcome(_message.Message):
     RECONNECT_GRACE_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGED_FRAME_FIELD_NUMBER: _builtins.int
     ACCEPT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """The session."""
     session_epoch: _builtins.int
@@ -823,6 +830,10 @@ class Welcome(_message.Message):
     """Whether the session named in the Hello goes on."""
     acknowledged_frame: _builtins.int
     """Highest frame number of the worker that is dealt with; it sends again what is above."""
+    credential: _builtins.str
+    """A credential the worker has earned by joining. It is a secret: keep it, also over restarts, and show it in every later
+    Hello; it replaces an earlier one. Empty: nothing new.
+    """
     @_builtins.property
     def valid_leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeldLease]:
         """Leases of the Hello that are still valid; the worker must stop work on all others."""
@@ -850,10 +861,11 @@ class Welcome(_message.Message):
         reconnect_grace: _duration_pb2.Duration | None = ...,
         acknowledged_frame: _builtins.int = ...,
         accept_timeout: _duration_pb2.Duration | None = ...,
+        credential: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accept_timeout", b"accept_timeout", "heartbeat_interval", b"heartbeat_interval", "reconnect_grace", b"reconnect_grace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_timeout", b"accept_timeout", "acknowledged_frame", b"acknowledged_frame", "heartbeat_interval", b"heartbeat_interval", "reconnect_grace", b"reconnect_grace", "resumed", b"resumed", "session_epoch", b"session_epoch", "session_id", b"session_id", "valid_leases", b"valid_leases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_timeout", b"accept_timeout", "acknowledged_frame", b"acknowledged_frame", "credential", b"credential", "heartbeat_interval", b"heartbeat_interval", "reconnect_grace", b"reconnect_grace", "resumed", b"resumed", "session_epoch", b"session_epoch", "session_id", b"session_id", "valid_leases", b"valid_leases"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,7 +59,9 @@ class WorkerServiceServicer(object):
         An item that cannot be applied is answered by ItemRefused and changes nothing; the session goes on. The stream ends
         with FAILED_PRECONDITION `SESSION_FENCED` when a newer session hosts the same agent, with FAILED_PRECONDITION
         `PROTOCOL_VIOLATION` when the worker does not keep to these rules, with NOT_FOUND `SESSION_NOT_FOUND` when the session to be
-        resumed is over (connect again without it), and with OK after a Goodbye or a Reconnect.
+        resumed is over or another's (connect again without it), and with OK after a Goodbye or a Reconnect. Where the server
+        asks who joins: with UNAUTHENTICATED when neither credential nor token are good, and PERMISSION_DENIED when they are not
+        for these agents.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,9 @@ class WorkerServiceStub:
     An item that cannot be applied is answered by ItemRefused and changes nothing; the session goes on. The stream ends
     with FAILED_PRECONDITION `SESSION_FENCED` when a newer session hosts the same agent, with FAILED_PRECONDITION
     `PROTOCOL_VIOLATION` when the worker does not keep to these rules, with NOT_FOUND `SESSION_NOT_FOUND` when the session to be
-    resumed is over (connect again without it), and with OK after a Goodbye or a Reconnect.
+    resumed is over or another's (connect again without it), and with OK after a Goodbye or a Reconnect. Where the server
+    asks who joins: with UNAUTHENTICATED when neither credential nor token are good, and PERMISSION_DENIED when they are not
+    for these agents.
     """
 
 @_typing.type_check_only
@@ -67,7 +69,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     An item that cannot be applied is answered by ItemRefused and changes nothing; the session goes on. The stream ends
     with FAILED_PRECONDITION `SESSION_FENCED` when a newer session hosts the same agent, with FAILED_PRECONDITION
     `PROTOCOL_VIOLATION` when the worker does not keep to these rules, with NOT_FOUND `SESSION_NOT_FOUND` when the session to be
-    resumed is over (connect again without it), and with OK after a Goodbye or a Reconnect.
+    resumed is over or another's (connect again without it), and with OK after a Goodbye or a Reconnect. Where the server
+    asks who joins: with UNAUTHENTICATED when neither credential nor token are good, and PERMISSION_DENIED when they are not
+    for these agents.
     """
 
 class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -91,7 +95,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         An item that cannot be applied is answered by ItemRefused and changes nothing; the session goes on. The stream ends
         with FAILED_PRECONDITION `SESSION_FENCED` when a newer session hosts the same agent, with FAILED_PRECONDITION
         `PROTOCOL_VIOLATION` when the worker does not keep to these rules, with NOT_FOUND `SESSION_NOT_FOUND` when the session to be
-        resumed is over (connect again without it), and with OK after a Goodbye or a Reconnect.
+        resumed is over or another's (connect again without it), and with OK after a Goodbye or a Reconnect. Where the server
+        asks who joins: with UNAUTHENTICATED when neither credential nor token are good, and PERMISSION_DENIED when they are not
+        for these agents.
         """
 
 def add_WorkerServiceServicer_to_server(servicer: WorkerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -31,6 +31,7 @@ def fill_welcome(message: pb.Welcome, welcome: items.Welcome, acknowledged: int)
     set_span(message.heartbeat_interval, welcome.heartbeat_interval)
     set_span(message.reconnect_grace, welcome.reconnect_grace)
     set_span(message.accept_timeout, welcome.accept_timeout)
+    message.credential = welcome.credential
     message.acknowledged_frame = acknowledged
 
 

@@ -19,6 +19,7 @@ from .values import payload_from, required_payload
 
 MAX_HOSTED: Final = 10_000
 MAX_LEASES: Final = 10_000
+MAX_SECRET: Final = 4_096
 _MAX_EPOCH: Final = 2**62
 _EVER: Final = 365 * 86_400.0
 
@@ -43,6 +44,8 @@ def hello_from(message: pb.Hello) -> items.Hello:
         labels=validate.labels(message.labels, "hello.labels"),
         software=validate.text(message.software, "hello.software"),
         display_name=validate.text(message.display_name, "hello.display_name"),
+        join_token=validate.text(message.join_token, "hello.join_token", MAX_SECRET),
+        credential=validate.text(message.credential, "hello.credential", MAX_SECRET),
     )
 
 
