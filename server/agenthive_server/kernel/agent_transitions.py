@@ -35,9 +35,9 @@ def illegal(agent: Agent, verb: str) -> Refused:
     )
 
 
-def spawn(namespace: str, agent_id: str, spec: AgentSpec, *, now: float) -> AgentStep:
-    """Make an agent: STARTING."""
-    agent = Agent(namespace=namespace, id=agent_id, spec=spec, start_epoch=1, create_time=now, update_time=now)
+def spawn(namespace: str, agent_id: str, spec: AgentSpec, *, now: float, floor: int = 0) -> AgentStep:
+    """Make an agent: STARTING, with a start epoch beyond `floor`."""
+    agent = Agent(namespace=namespace, id=agent_id, spec=spec, start_epoch=floor + 1, create_time=now, update_time=now)
     return agent, (agent_event(EventType.AGENT_SPAWNED, agent, role=spec.role, driver=spec.driver),)
 
 

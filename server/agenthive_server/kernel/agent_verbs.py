@@ -68,7 +68,8 @@ class AgentVerbs:
                     if before:
                         now = self._clock.now()
                         spec = spawned_as(before, view, caller.namespace, caller.principal, agent_id, spec, now)
-                    agent, facts = transitions.spawn(caller.namespace, agent_id, spec, now=self._clock.now())
+                    now, floor = self._clock.now(), view.epoch_floor
+                    agent, facts = transitions.spawn(caller.namespace, agent_id, spec, now=now, floor=floor)
                     made.append(view.put(agent, *facts))
                 elif use_existing:
                     made.append(existing)

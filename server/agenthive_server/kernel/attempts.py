@@ -34,11 +34,11 @@ def illegal(task: Task, verb: str) -> Refused:
     )
 
 
-def assign(task: Task, agent_id: str, session_id: str, *, now: float) -> Step:
-    """Lease a QUEUED task to an agent: a new attempt with a lease epoch one higher."""
+def assign(task: Task, agent_id: str, session_id: str, *, now: float, floor: int = 0) -> Step:
+    """Lease a QUEUED task to an agent: a new attempt with a lease epoch one higher, and beyond `floor`."""
     if task.state is not TaskState.QUEUED:
         raise illegal(task, "assigned")
-    epoch, attempt = task.lease_epoch + 1, task.attempt + 1
+    epoch, attempt = max(task.lease_epoch, floor) + 1, task.attempt + 1
     assigned = task.evolve(
         state=TaskState.ASSIGNED,
         reason="",

@@ -62,6 +62,11 @@ class View:
         # Records taken as absent without looking: a commit would find out, a refusal has to look first.
         self.guesses: list[Ref] = []
 
+    @property
+    def epoch_floor(self) -> int:
+        """What lease and start epochs come after."""
+        return self._memory.epoch_floor
+
     def peek(self, ref: Ref) -> Record | None:
         """Return a record as far as it is known without reading the store."""
         changes = self.changes

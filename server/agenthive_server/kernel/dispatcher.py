@@ -96,7 +96,7 @@ class Dispatcher:
         if agent is not None and session is not None and session.state is SessionState.OPEN:
             view.check(agent)
             view.check(session)
-        assigned, facts = attempts.assign(task, agent_key[1], session_id, now=now)
+        assigned, facts = attempts.assign(task, agent_key[1], session_id, now=now, floor=view.epoch_floor)
         view.put(assigned, *facts)
 
     def _put_back(self, chosen: list[Key]) -> None:

@@ -216,7 +216,9 @@ def _registered(frame: Frame, item: AgentReport) -> Agent:
     session, spec, before = frame.session, item.spec or AgentSpec(), frame.hooks.before_spawn
     if before:
         spec = spawned_as(before, frame.view, session.namespace, session.principal, item.agent_id, spec, frame.now)
-    agent, facts = agent_transitions.spawn(session.namespace, item.agent_id, spec, now=frame.now)
+    agent, facts = agent_transitions.spawn(
+        session.namespace, item.agent_id, spec, now=frame.now, floor=frame.view.epoch_floor
+    )
     return frame.put_agent(agent, facts)
 
 

@@ -29,7 +29,8 @@ from .owed import Owed
 from .pool import Pool
 from .ports import Chance, Log, NewId, Notifier, Store
 from .reaper import Reaper
-from .records import Kind
+from .records import CursorRecord, Kind
+from .restored import EPOCHS
 from .session_verbs import Outputs, SessionVerbs
 from .state import StateVerbs
 from .supervisor import Supervisor
@@ -94,6 +95,8 @@ class Kernel:
         for start in range(0, len(keys), 500):
             found = await self._store.get(Kind.PROGRESS, keys[start : start + 500])
             self.memory.load(record for record in found if record is not None)
+        floor = self.memory.latest((Kind.CURSOR, EPOCHS))
+        self.memory.epoch_floor = floor.sequence if isinstance(floor, CursorRecord) else 0
         self.followups.begin()
 
     def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:

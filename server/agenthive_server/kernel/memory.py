@@ -63,6 +63,8 @@ class Memory:
         self._flights: dict[Ref, Flight] = {}
         self._recent: OrderedDict[Ref, Record] = OrderedDict()
         self.listeners: list[Listener] = []
+        # What lease and start epochs come after; zero but in a log that was restored (`restored.py`).
+        self.epoch_floor = 0
 
     def load(self, records: Iterable[Record]) -> None:
         """Fill in committed records at the start; those that are over are left out."""

@@ -203,7 +203,9 @@ class SessionOpening:
                         continue
                     raise agent_not_found(entry.agent_id)
                 spec = self._introduced(view, session, entry, entry.spec, now)
-                agent, facts = agent_transitions.spawn(session.namespace, entry.agent_id, spec, now=now)
+                agent, facts = agent_transitions.spawn(
+                    session.namespace, entry.agent_id, spec, now=now, floor=view.epoch_floor
+                )
                 agent = view.put(agent, *facts)
             elif entry.spec is not None and agent.spec.driver == REMOTE and entry.spec != agent.spec:
                 agent = self._changed(view, session, entry, agent, now)

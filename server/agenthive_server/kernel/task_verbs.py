@@ -142,7 +142,7 @@ class TaskVerbs:
             view.check(record)
             view.check(session)
         taken[agent.key] = taken.get(agent.key, 0) + 1
-        return attempts.assign(task, agent.key[1], agent.session_id, now=now)
+        return attempts.assign(task, agent.key[1], agent.session_id, now=now, floor=view.epoch_floor)
 
     def _ancestors(self, view: View, namespace: str, spec: TaskSpec, made: Mapping[str, Task]) -> tuple[str, ...]:
         parent = made.get(spec.parent_task_id) or view.task(namespace, spec.parent_task_id)
