@@ -1,0 +1,96 @@
+"""Nobody gets more than his rate, everybody who keeps to it gets all of it, and memory stays bounded."""
+
+from __future__ import annotations
+
+import pytest
+from agenthive_plugins.security.limits import Exceeded, Limits, LocalBuckets, Rate, RateLimits
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@given(
+    rate=st.builds(Rate, st.integers(1, 50), st.sampled_from([1.0, 10.0, 60.0])),
+    gaps=st.lists(st.floats(0, 20), max_size=200),
+)
+def test_no_span_ever_has_more_than_the_burst_and_what_refills(rate: Rate, gaps: list[float]) -> None:
+    buckets, now = LocalBuckets(), 1_000.0
+    taken: list[float] = []
+    for gap in gaps:
+        now += gap
+        wait = buckets.take(("k",), rate, now)
+        assert 0 <= wait <= rate.seconds
+        if not wait:
+            taken.append(now)
+    for first, begin in enumerate(taken):
+        for last in range(first, len(taken)):
+            allowed = rate.count + (taken[last] - begin) / rate.interval
+            assert last - first + 1 <= allowed + 1e-3
+
+
+@given(st.builds(Rate, st.integers(1, 200), st.sampled_from([1.0, 60.0])), st.floats(0, 1e8))
+def test_a_full_bucket_gives_its_burst_and_then_says_how_long_to_wait(rate: Rate, now: float) -> None:
+    buckets = LocalBuckets()
+    assert [buckets.take(("k",), rate, now) for _ in range(rate.count)] == [0.0] * rate.count
+    wait = buckets.take(("k",), rate, now)
+    assert 0 < wait <= rate.interval * 1.01
+    assert buckets.wait(("k",), rate, now) == wait
+    assert buckets.take(("k",), rate, now + wait + 1e-6) == 0.0
+
+
+def test_zero_is_no_limit_and_keeps_nothing() -> None:
+    buckets = LocalBuckets()
+    assert all(buckets.take(("k",), Rate(0), 0.0) == 0.0 for _ in range(1_000))
+    assert len(buckets) == 0
+
+
+def test_buckets_are_bounded_and_those_in_use_are_kept_longest() -> None:
+    buckets, rate = LocalBuckets(kept=100), Rate(10, 60.0)
+    for _ in range(10):
+        assert buckets.take(("busy",), rate, 0.0) == 0.0
+    for n in range(1_000):
+        buckets.take((str(n),), rate, 0.0)
+        assert len(buckets) <= 100
+    assert buckets.take(("busy",), rate, 0.0) > 0
+
+
+def test_the_defaults_are_those_of_the_system_before_this_one() -> None:
+    limits = Limits()
+    assert (limits.per_principal, limits.per_method, limits.failed_logins) == (Rate(100), Rate(50), Rate(10))
+    assert limits.per_principal.seconds == 60.0
+
+
+def test_a_method_is_limited_before_the_principal_is() -> None:
+    rates = RateLimits(Limits(), LocalBuckets())
+    assert [rates.call("p", "/S/A", "change", 0.0) for _ in range(50)] == [None] * 50
+    exceeded = rates.call("p", "/S/A", "change", 0.0)
+    assert exceeded is not None
+    assert exceeded.quota == "method"
+    assert exceeded.retry_after <= 60 / 50 + 0.01
+    # What was refused did not use up what the principal may do altogether.
+    assert [rates.call("p", "/S/B", "read", 0.0) for _ in range(50)] == [None] * 50
+    assert rates.call("p", "/S/C", "read", 0.0) == Exceeded("principal", pytest.approx(60 / 100))
+    assert rates.call("another", "/S/A", "change", 0.0) is None
+
+
+def test_classes_and_principals_can_have_rates_of_their_own() -> None:
+    limits = Limits(by_class=(("change", Rate(2)),), by_principal=(("bulk", Rate(500)), ("free", Rate(0))))
+    rates = RateLimits(limits, LocalBuckets())
+    assert rates.call("p", "/S/A", "change", 0.0) is None
+    assert rates.call("p", "/S/B", "change", 0.0) is None
+    assert rates.call("p", "/S/C", "change", 0.0) == Exceeded("change", 30.0)
+    assert rates.call("p", "/S/C", "read", 0.0) is None
+    assert sum(rates.call("bulk", "/S/A", "change", 0.0) is None for _ in range(600)) == 500
+    assert all(rates.call("free", "/S/A", "change", 0.0) is None for _ in range(5_000))
+
+
+def test_logins_that_fail_are_limited_by_address_and_method() -> None:
+    rates = RateLimits(Limits(), LocalBuckets())
+    for _ in range(10):
+        assert rates.login("10.0.0.7", "/S/A", 0.0) is None
+        rates.failed_login("10.0.0.7", "/S/A", 0.0)
+    exceeded = rates.login("10.0.0.7", "/S/A", 0.0)
+    assert exceeded is not None
+    assert exceeded.quota == "failed_logins"
+    assert rates.login("10.0.0.8", "/S/A", 0.0) is None
+    assert rates.login("10.0.0.7", "/S/B", 0.0) is None
+    assert rates.login("10.0.0.7", "/S/A", 60.0) is None
