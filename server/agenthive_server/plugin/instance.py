@@ -10,9 +10,11 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from google.protobuf.descriptor import ServiceDescriptor
+
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import KernelError, Refused
-from agenthive_server.kernel.events import Severity
+from agenthive_server.kernel.events import EventType, Severity
 from agenthive_server.kernel.health import Reading, Status
 from agenthive_server.kernel.ports import NewId
 
@@ -21,11 +23,11 @@ from .calls import Stage
 from .cell import Act, Cell
 from .context import PluginContext, State, VitalsReading
 from .driving import mark
-from .isolation import FAILURES, Guarded, guard_hook, guard_score
+from .isolation import FAILURES, Guarded, guard_handler, guard_hook, guard_score
 from .metrics import PluginMetrics
 from .outside import outside
 from .ports import Verbs
-from .registration import Hooks, Plugin, Registration
+from .registration import Handler, Hooks, Plugin, Registration
 from .services import GuardedMethods, check_services
 
 HOOKS: Final = ("before_spawn", "before_delegate", "before_complete", "before_join")
@@ -62,17 +64,20 @@ class Server(Protocol):
 class Instance:
     """An open plugin, with its acts as the server uses them. `open` once, `close` once."""
 
-    def __init__(self, registration: Registration[Any], config: Any, cell: Cell, server: Server) -> None:
+    def __init__(
+        self, registration: Registration[Any], config: Any, cell: Cell, metrics: PluginMetrics, server: Server
+    ) -> None:
         self.name = registration.name
         self.registration = registration
         self.config = config
         self.cell = cell
-        self.metrics = PluginMetrics(registration.name)
+        self._metrics = metrics
         self.reading = Reading()
         self.plugin = Plugin()
         self.interceptors: tuple[Guarded, ...] = ()
         self.hooks: dict[str, Any] = {}
-        self.methods: tuple[tuple[Any, GuardedMethods], ...] = ()
+        self.handlers: dict[EventType, Handler] = {}
+        self.methods: tuple[tuple[ServiceDescriptor, GuardedMethods], ...] = ()
         self._server = server
         self._life: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
@@ -172,6 +177,10 @@ class Instance:
             for each in self.plugin.interceptors
         )
         self._take_hooks(self.plugin.hooks)
+        self.handlers = {
+            kind: guard_handler(handler, cell.act("HANDLER", EventType(kind).name))
+            for kind, handler in self.plugin.handlers.items()
+        }
         self.methods = tuple((service.descriptor, GuardedMethods(service, cell)) for service in self.plugin.services)
 
     def _take_hooks(self, hooks: Hooks) -> None:
@@ -203,7 +212,7 @@ class Instance:
             clock=server.clock,
             log=logging.getLogger(f"plugin.{self.name}"),
             new_id=server.new_id,
-            metrics=self.metrics,
+            metrics=self._metrics,
             data_dir=server.data_dir(self.name),
             surroundings=outside(self, running),
         )

@@ -15,12 +15,14 @@ from typing import Any, Final, TypeVar
 from agenthive_server.kernel.assign import Candidate, Scorer
 from agenthive_server.kernel.decide import NotLoaded
 from agenthive_server.kernel.errors import KernelError, Refused
+from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.proposals import Proposal
 from agenthive_server.kernel.tasks import TaskSpec
 
 from .calls import Call, Interceptor, Outcome
 from .cell import Act
-from .driving import resumed, steps_of
+from .driving import driven, resumed, steps_of
+from .registration import Handler
 
 P = TypeVar("P", bound=Proposal)
 
@@ -252,6 +254,23 @@ def guard_hook(hook: Callable[[P], None], act: Act, amendable: frozenset[str]) -
             act.seconds += took
             if took > longest:
                 cell.overran(act, took)
+
+    return guarded
+
+
+def guard_handler(handler: Handler, act: Act) -> Handler:
+    """Return a handler that is timed and counted. What it raises goes on to the dispatcher, which tries it again."""
+
+    async def guarded(event: Event) -> None:
+        act.calls += 1
+        began = perf_counter()
+        try:
+            await driven(steps_of(handler(event)), act.cell.running, act)
+        except FAILURES:
+            act.failures += 1
+            raise
+        finally:
+            act.seconds += perf_counter() - began
 
     return guarded
 

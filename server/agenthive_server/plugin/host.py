@@ -1,0 +1,322 @@
+"""Opens plugins in order, closes them in reverse, and switches them while calls go on.
+
+What acts is always one immutable whole, swapped at once: calls in flight finish on the chain they started with. One
+switch is made at a time, in a task of the host's: a caller that goes away takes nothing back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from agenthive_server.kernel.decide import Caller
+from agenthive_server.kernel.errors import KernelError, NotFound, Refused
+from agenthive_server.kernel.events import EventType
+from agenthive_server.kernel.health import Reading, Status
+from agenthive_server.telemetry import Sample
+
+from .cell import Bounds
+from .configuration import Raw, configured, with_secrets
+from .instance import Instance, Server
+from .rack import Dispatch, Patience, Rack, Socket
+from .registry import Registry, conflict
+from .standing import PluginReport, Standing, State
+from .troubles import Troubles
+from .wanted import WantedSet, Wish
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class First:
+    """What the settings file says of a plugin: how it is until someone switches it."""
+
+    enabled: bool = False
+    required: bool = False
+    config: Raw = field(default_factory=dict)
+
+
+class PluginHost:
+    """All plugins of a server: `open`, then switches, then `close`."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        first: Mapping[str, First],
+        server: Server,
+        wanted: WantedSet,
+        socket: Socket,
+        dispatch: Dispatch,
+        *,
+        bounds: Bounds | None = None,
+        patience: Patience | None = None,
+        exposed: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`exposed` says whether others can reach the server, so that it must stay protected."""
+        self.registry = registry
+        self._first = first
+        self._clock = server.clock
+        self._wanted = wanted
+        self._exposed = exposed
+        self._troubles = Troubles(registry, wanted, server.clock, self._keep)
+        self._rack = self._troubles.rack = Rack(
+            server,
+            socket,
+            dispatch,
+            bounds or Bounds(),
+            patience or Patience(),
+            failed=self._troubles.failed,
+            blocked=self._troubles.blocked,
+        )
+        self._dispatch = dispatch
+        self._lock = asyncio.Lock()
+        self._work: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    # Start and stop -------------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open the plugins that are wanted. Raises `KernelError` when one that is required cannot be."""
+        wishes = await self._wanted.load()
+        standings = self._rack.standings
+        for registration in self.registry:
+            name = registration.name
+            first = self._first.get(name, First())
+            wish = wishes.get(name) or Wish(enabled=first.enabled or first.required, config=first.config)
+            standings[name] = Standing(registration, wish, required=first.required, now=self._clock.now())
+        try:
+            self._check_first()
+            for standing in standings.values():
+                await self._open_first(standing)
+            for standing in standings.values():
+                await self._rack.begin(standing)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _check_first(self) -> None:
+        """Raise `Refused` for a plugin of the settings that is not installed, or required and of no use."""
+        for name, first in self._first.items():
+            if (first.enabled or first.required) and self.registry.find(name) is None:
+                why = self.registry.broken.get(name)
+                if why is None or first.required:
+                    raise cannot(name, why or "it is not installed")
+                _log.error("plugin %s cannot be used: %s", name, why)
+
+    async def _open_first(self, standing: Standing) -> None:
+        wish = standing.wish
+        if standing.required:
+            if wish.failed or not wish.enabled:
+                _log.warning("plugin %s had been switched off; the settings require it", standing.name)
+        elif not wish.enabled:
+            return
+        elif wish.failed:
+            standing.settle(State.FAILED, wish.failed, self._clock.now())
+            return
+        try:
+            self.registry.check_on(standing.name, self._rack.on())
+            self._rack.install(standing, await self._rack.opened(standing, wish.config))
+        except KernelError as error:
+            if standing.required:
+                raise
+            _log.error("%s", error.message)
+            standing.settle(State.FAILED, error.message, self._clock.now())
+
+    async def close(self) -> None:
+        """Close all, last opened first; a switch under way is given up."""
+        self._closing = True
+        for work in tuple(self._work):
+            work.cancel()
+        async with self._lock:
+            await self._rack.clear()
+
+    async def run(self) -> None:
+        """Tell of failures until cancelled."""
+        await self._troubles.run()
+
+    # Switches -------------------------------------------------------------------------------------------------------
+
+    async def enable(self, caller: Caller, name: str) -> PluginReport:
+        """Switch a plugin on, for good. Raises `NotFound`, `Refused` (PLUGIN_CONFLICT, PLUGIN_CANNOT_OPEN)."""
+        standing = self._standing(name)
+        return await asyncio.shield(self._keep(lambda: self._enable(caller, standing)))
+
+    async def _enable(self, caller: Caller, standing: Standing) -> PluginReport:
+        name, wish = standing.name, Wish(enabled=True, config=standing.wish.config)
+        if standing.on:
+            if not standing.wish.enabled:
+                standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_ENABLED)
+            return self._report(standing)
+        self.registry.check_on(name, self._rack.on())
+        instance = await self._rack.opened(standing, wish.config)
+        try:
+            standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_ENABLED)
+        except BaseException:
+            await self._rack.closed(standing, instance, 0.0)
+            self._rack.stand_down()
+            raise
+        await self._rack.replace(standing, instance)
+        return self._report(standing)
+
+    async def disable(self, caller: Caller, name: str) -> PluginReport:
+        """Switch a plugin off, for good. Raises `NotFound`, `Refused` (PLUGIN_CONFLICT)."""
+        standing = self._standing(name)
+        return await asyncio.shield(self._keep(lambda: self._disable(caller, standing)))
+
+    async def _disable(self, caller: Caller, standing: Standing) -> PluginReport:
+        name = standing.name
+        if not standing.on and not standing.wish.enabled:
+            return self._report(standing)
+        self.registry.check_off(name, self._rack.on())
+        if standing.required:
+            raise conflict(name, f"the settings of the server require plugin {name}")
+        if self._exposed() and self._rack.protectors() == [name]:
+            raise conflict(name, f"plugin {name} protects this server, which others can reach")
+        wish = Wish(enabled=False, config=standing.wish.config)
+        standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_DISABLED)
+        instance = self._rack.take_out(standing, State.DISABLED, "")
+        await self._rack.put_away(standing, instance, self._rack.patience.grace)
+        return self._report(standing)
+
+    async def configure(self, caller: Caller, name: str, raw: Raw, revision: int = 0) -> PluginReport:
+        """Change the settings of a plugin, for good; with `revision` only if that is the present one.
+
+        Raises `NotFound`, `BadRequest`, `Conflict`, `Refused` (PLUGIN_CANNOT_OPEN).
+        """
+        standing = self._standing(name)
+        return await asyncio.shield(self._keep(lambda: self._configure(caller, standing, raw, revision)))
+
+    async def _configure(self, caller: Caller, standing: Standing, raw: Raw, revision: int) -> PluginReport:
+        present, rack = standing.wish, self._rack
+        raw = with_secrets(standing.registration, raw, present.config)
+        configured(standing.registration, raw)
+        wish = Wish(enabled=present.enabled, config=raw, failed=present.failed)
+        old = standing.instance
+        new = await self._renewed(standing, old, raw) if old is not None else None
+        kind = EventType.PLUGIN_CONFIGURED
+        try:
+            standing.wish = await self._wanted.write(caller, standing.name, wish, kind, expected=revision)
+        except BaseException:
+            if new is not None and old is not None:
+                await rack.closed(standing, new, 0.0)
+                await self._back(standing, old)
+            raise
+        if new is not None and old is not None:
+            await rack.replace(standing, new)
+            if standing.registration.overlaps:
+                await rack.closed(standing, old, rack.patience.grace)
+        return self._report(standing)
+
+    async def _renewed(self, standing: Standing, old: Instance, raw: Raw) -> Instance:
+        """Return an instance with other settings. Where two must not overlap, the old one is closed before."""
+        rack = self._rack
+        if standing.registration.overlaps:
+            return await rack.opened(standing, raw)
+        if not old.cell.closed:
+            standing.instance = None
+            rack.plug()
+        await self._dispatch.detach(standing.name)
+        await rack.closed(standing, old, rack.patience.grace)
+        try:
+            return await rack.opened(standing, raw)
+        except BaseException:
+            await self._back(standing, old)
+            raise
+
+    async def _back(self, standing: Standing, old: Instance) -> None:
+        """Go on with the present settings when other ones could not be taken."""
+        if standing.registration.overlaps:
+            return
+        try:
+            await self._rack.replace(standing, await self._rack.opened(standing, standing.wish.config))
+        except KernelError as error:
+            _log.error("%s", error.message)
+            standing.settle(State.FAILED, error.message, self._clock.now())
+            if not old.cell.closed:
+                standing.instance = None
+                self._rack.plug()
+
+    def _keep(self, switch: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Make a switch while no other is made, to the end, whatever becomes of the caller."""
+
+        async def alone() -> T:
+            async with self._lock:
+                if self._closing:
+                    raise Refused("the server is stopping", reason="DRAINING")
+                return await switch()
+
+        outer, self._rack.running.act = self._rack.running.act, None
+        task = asyncio.get_running_loop().create_task(alone())
+        self._rack.running.act = outer
+        self._work.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._work.discard(task)
+        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+            # Whoever asked for the switch hears of it too, if still there.
+            _log.debug("a switch of a plugin failed", exc_info=error)
+
+    # What it says ---------------------------------------------------------------------------------------------------
+
+    def _standing(self, name: str) -> Standing:
+        standing = self._rack.standings.get(name)
+        if standing is not None:
+            return standing
+        if name in self.registry.broken:
+            raise cannot(name, self.registry.broken[name])
+        raise NotFound(f"no plugin {name!r} is installed", reason="PLUGIN_NOT_FOUND", metadata={"name": name})
+
+    @property
+    def protected(self) -> bool:
+        """Whether a plugin is on that lets no call through without credentials."""
+        return bool(self._rack.protectors())
+
+    def report(self, name: str) -> PluginReport:
+        """Return one plugin as operators see it. Raises `NotFound`."""
+        why = self.registry.broken.get(name)
+        return _broken(name, why) if why is not None else self._report(self._standing(name))
+
+    def reports(self) -> list[PluginReport]:
+        """Return all plugins that are installed, by name."""
+        found = [self._report(standing) for standing in self._rack.standings.values()]
+        found += [_broken(name, why) for name, why in self.registry.broken.items()]
+        return sorted(found, key=lambda report: report.name)
+
+    def _report(self, standing: Standing) -> PluginReport:
+        return standing.report(self._dispatch.lag(standing.name))
+
+    def probe(self) -> list[tuple[str, Reading]]:
+        """Return a reading for each plugin that is on, or should be."""
+        readings = []
+        for name, standing in self._rack.standings.items():
+            reading = standing.reading()
+            if reading is not None:
+                failing = self._dispatch.failing(name) if standing.on else ""
+                if failing and reading.status is Status.OK:
+                    reading = Reading(Status.DEGRADED, failing)
+                readings.append((f"plugin/{name}", reading))
+        for name, why in self.registry.broken.items():
+            if self._first.get(name, First()).enabled:
+                readings.append((f"plugin/{name}", Reading(Status.DEGRADED, why)))
+        return readings
+
+    def metrics(self) -> Iterator[Sample]:
+        """Yield what plugins cost, and what they measure themselves."""
+        for name, standing in self._rack.standings.items():
+            yield from standing.samples(self._dispatch.lag(name))
+
+
+def cannot(name: str, why: str) -> Refused:
+    """Return the error for a plugin that cannot be used."""
+    return Refused(f"plugin {name} cannot be used: {why}", reason="PLUGIN_CANNOT_OPEN", metadata={"plugin": name})
+
+
+def _broken(name: str, why: str) -> PluginReport:
+    return PluginReport(name=name, state=State.FAILED, reason=why)

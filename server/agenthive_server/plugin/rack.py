@@ -1,0 +1,168 @@
+"""The open plugins in their order, and the steps by which one comes in, is replaced and goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from agenthive_server.kernel.events import EventType
+
+from .cell import Bounds, Cell, Running
+from .configuration import Raw, configured
+from .instance import Instance, Server
+from .registration import Handler
+from .standing import Standing, State
+from .tasks import TaskFactory
+from .watchdog import Block, Watchdog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long the host waits for a plugin, in seconds."""
+
+    open: float = 30.0
+    grace: float = 2.0
+    """For calls in flight, before a plugin that is switched off is closed."""
+    end: float = 5.0
+    """For its tasks and its way out, before what is left is left behind."""
+
+
+class Socket(Protocol):
+    """Where plugins are plugged in: the chain, the verbs, the services."""
+
+    def plug(self, instances: Sequence[Instance]) -> None:
+        """Let these act from now on, in this order, and no others. Raises nothing."""
+
+
+class Dispatch(Protocol):
+    """Calls the handlers of plugins, each from its own cursor."""
+
+    async def attach(self, plugin: str, handlers: Mapping[EventType, Handler]) -> None:
+        """Begin to call handlers, where they left off."""
+
+    async def detach(self, plugin: str) -> None:
+        """Call them no more; returns when none runs."""
+
+    def lag(self, plugin: str) -> int:
+        """Return how many events its handlers have not come to."""
+
+    def failing(self, plugin: str) -> str:
+        """Return why a handler is being tried again; empty when all goes well."""
+
+
+class Rack:
+    """Holds the standings. Its steps are taken one after the other: whoever takes them sees to that."""
+
+    def __init__(
+        self,
+        server: Server,
+        socket: Socket,
+        dispatch: Dispatch,
+        bounds: Bounds,
+        patience: Patience,
+        *,
+        failed: Callable[[Cell, str, str, bool], None],
+        blocked: Callable[[Block], None],
+    ) -> None:
+        self.standings: dict[str, Standing] = {}
+        self.running = Running()
+        self.dispatch = dispatch
+        self.patience = patience
+        self.clock = server.clock
+        self._server = server
+        self._socket = socket
+        self._bounds = bounds
+        self._failed = failed
+        self._factory = TaskFactory(self.running)
+        self._watchdog = Watchdog(self.running, self._cells, blocked, server.clock, seconds=bounds.block)
+
+    async def opened(self, standing: Standing, raw: Raw) -> Instance:
+        """Return a new instance, which does not act yet. Raises `BadRequest` and `Refused` (PLUGIN_CANNOT_OPEN)."""
+        registration = standing.registration
+        config = configured(registration, raw)
+        self._factory.install()
+        self._watchdog.start()
+        cell = Cell(registration.name, registration.failure, self.running, self._bounds, self.clock, self._failed)
+        instance = Instance(registration, config, cell, standing.metrics, self._server)
+        try:
+            await instance.open(self.patience.open)
+        except BaseException:
+            standing.retire(cell)
+            self.stand_down()
+            raise
+        return instance
+
+    def install(self, standing: Standing, instance: Instance) -> None:
+        """Let an instance act; its handlers and loops are begun by `begin`."""
+        standing.instance = instance
+        standing.settle(State.ENABLED, "", self.clock.now())
+        self.plug()
+
+    async def begin(self, standing: Standing) -> None:
+        """Start handlers and loops of a plugin that acts."""
+        instance = standing.instance
+        if instance is not None:
+            if instance.handlers:
+                await self.dispatch.attach(standing.name, instance.handlers)
+            instance.start()
+
+    async def replace(self, standing: Standing, instance: Instance) -> None:
+        """Let a new instance act, in the place of the old one if there is one."""
+        old = standing.instance
+        if old is not None:
+            old.stop_loops()
+            await self.dispatch.detach(standing.name)
+        self.install(standing, instance)
+        await self.begin(standing)
+
+    def take_out(self, standing: Standing, state: State, reason: str) -> Instance | None:
+        """Let a plugin act no more; returns what is left to be put away."""
+        standing.settle(state, reason, self.clock.now())
+        instance, standing.instance = standing.instance, None
+        self.plug()
+        return instance
+
+    async def put_away(self, standing: Standing, instance: Instance | None, grace: float) -> None:
+        """Close what was taken out."""
+        if instance is not None:
+            await self.dispatch.detach(standing.name)
+            await self.closed(standing, instance, grace)
+            self.stand_down()
+
+    async def closed(self, standing: Standing, instance: Instance, grace: float) -> None:
+        """Close an instance that acts no more."""
+        await instance.close(grace, self.patience.end)
+        standing.retire(instance.cell)
+
+    async def clear(self) -> None:
+        """Close all, last opened first."""
+        for standing in reversed(self.standings.values()):
+            if standing.on:
+                await self.put_away(standing, self.take_out(standing, State.DISABLED, ""), 0.0)
+        self.stand_down()
+
+    def plug(self) -> None:
+        """Let exactly those act that are on, in order."""
+        self._socket.plug([each.instance for each in self.standings.values() if each.instance is not None])
+
+    def stand_down(self) -> None:
+        """Without plugins nothing watches, and tasks cost what they cost."""
+        if not self.on():
+            self._factory.remove()
+            self._watchdog.stop()
+
+    def on(self) -> frozenset[str]:
+        """Return the names of those that act."""
+        return frozenset(name for name, standing in self.standings.items() if standing.on)
+
+    def protectors(self) -> list[str]:
+        """Return those that are on and let no call through without credentials."""
+        return [
+            name
+            for name, each in self.standings.items()
+            if each.instance is not None and each.instance.plugin.protects and each.instance.cell.closed
+        ]
+
+    def _cells(self) -> Iterable[Cell]:
+        return [each.instance.cell for each in tuple(self.standings.values()) if each.instance is not None]

@@ -1,0 +1,107 @@
+"""The wanted set: which plugins are to be on and with which settings, as records in the store.
+
+What the settings file says is the first state of a plugin; a record, once there is one, takes its place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.decide import Caller, Decisions, View, recall, remember
+from agenthive_server.kernel.errors import revision_mismatch
+from agenthive_server.kernel.events import Event, EventType
+from agenthive_server.kernel.records import Kind, StateRecord
+from agenthive_server.kernel.state import HOST, StateRows, StateVerbs
+
+from .configuration import Raw
+
+NAMESPACE = "default"
+"""Where the facts about plugins are told."""
+
+
+PREFIX = "wanted/"
+NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What is wanted of one plugin. `failed` says why the server switched it off, until someone enables it again."""
+
+    enabled: bool = False
+    config: Raw = field(default_factory=dict)
+    failed: str = ""
+    revision: int = 0
+    """Of its record; zero while there is none."""
+
+
+class WantedSet:
+    """Reads and writes wishes. A change is durable, and told by its event, when it returns."""
+
+    def __init__(self, decisions: Decisions, state: StateVerbs, clock: Clock) -> None:
+        self._decisions = decisions
+        self._state = state
+        self._clock = clock
+
+    async def load(self) -> dict[str, Wish]:
+        """Return all wishes that were ever written, by name."""
+        found: dict[str, Wish] = {}
+        after = ""
+        while True:
+            page = await self._state.scan(HOST, PREFIX, after=after, limit=500)
+            for record in page:
+                found[record.id.removeprefix(PREFIX)] = _wish(record.value, record.revision)
+            if len(page) < 500:
+                return found
+            after = page[-1].id
+
+    async def write(
+        self,
+        caller: Caller,
+        name: str,
+        wish: Wish,
+        kind: EventType,
+        data: Mapping[str, Any] = NOTHING,
+        *,
+        expected: int = 0,
+    ) -> Wish:
+        """Write a wish and the fact that tells of it; returns it with its revision.
+
+        Raises `Conflict` when `expected` is given and not the present revision.
+        """
+        key = PREFIX + name
+
+        def decide(view: View) -> Wish:
+            old = cast("StateRecord | None", view.find((Kind.STATE, (HOST, key))))
+            revision = old.revision if old is not None else 0
+            if recall(view, caller) is not None:
+                return _wish(old.value, revision) if old is not None else wish
+            if expected and expected != revision:
+                raise revision_mismatch(expected, revision)
+            StateRows(view).write(HOST, key, _bytes(wish))
+            written = cast(StateRecord, view.find((Kind.STATE, (HOST, key))))
+            facts = {"plugin": name, **data}
+            if kind is EventType.PLUGIN_CONFIGURED:
+                facts["revision"] = written.revision
+            view.emit(Event(type=kind, namespace=NAMESPACE, data=facts))
+            remember(view, caller, [name], self._clock.now())
+            return _wish(written.value, written.revision)
+
+        return await self._decisions.run(decide)
+
+    async def tell(self, events: Sequence[Event]) -> None:
+        """Write facts about plugins that change no wish."""
+        await self._decisions.run(lambda view: view.emit(*events))
+
+
+def _bytes(wish: Wish) -> bytes:
+    plain = {"enabled": wish.enabled, "config": dict(wish.config), "failed": wish.failed}
+    return json.dumps(plain, ensure_ascii=False).encode()
+
+
+def _wish(value: bytes, revision: int) -> Wish:
+    plain = json.loads(value)
+    return Wish(enabled=bool(plain["enabled"]), config=plain["config"], failed=str(plain["failed"]), revision=revision)
