@@ -21,6 +21,11 @@ class KeptOutput:
         self._store = store
         self._clock = clock
 
+    @property
+    def empty(self) -> bool:
+        """Whether no attempt has any output."""
+        return self._hub.empty
+
     async def save(self, namespace: str, task_id: str, attempt: int) -> str:
         """Keep the tail of an attempt's output as a blob; returns its id, or an empty text when there was no output.
 

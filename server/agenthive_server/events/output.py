@@ -150,6 +150,11 @@ class OutputHub:
         self._after_append()
         return True
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is no output of any attempt."""
+        return not self._attempts
+
     def tail(self, namespace: str, task_id: str, attempt: int) -> bytes:
         """Return the end of an attempt's output, at most the bytes kept per attempt; empty when there is none."""
         kept = self._attempts.get((namespace, task_id, attempt))

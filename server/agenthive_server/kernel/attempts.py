@@ -20,6 +20,7 @@ from .tasks import (
     TaskError,
     TaskState,
     make_attempt,
+    make_lease,
 )
 
 Step = tuple[Task, tuple[Event, ...]]
@@ -44,7 +45,7 @@ def assign(task: Task, agent_id: str, session_id: str, *, now: float, floor: int
         reason="",
         attempt=attempt,
         lease_epoch=epoch,
-        lease=Lease(agent_id=agent_id, session_id=session_id, epoch=epoch, assign_time=now),
+        lease=make_lease(agent_id=agent_id, session_id=session_id, epoch=epoch, assign_time=now),
         update_time=now,
     )
     told = {"attempt": attempt, "lease_epoch": epoch, "session_id": session_id}

@@ -78,7 +78,7 @@ class View:
             self._rests_on.append(flight.future)
         elif found is None:
             found = self._extra.get(ref)
-        return None if found is None or ref in changes.deletes else found
+        return found if found is None or not changes.deletes or ref not in changes.deletes else None
 
     def find(self, ref: Ref) -> Record | None:
         """Return a record or None if it does not exist; raises `NotLoaded` when that is not known yet."""

@@ -47,7 +47,10 @@ class Index:
         self.context_threshold = 0.85
         self.wake_supervisor: Callable[[], None] = lambda: None
         self.wake_dispatcher: Callable[[], None] = lambda: None
+        # Leases granted (positive) or ended that the pool has not been told of: it is told once a change set.
+        self._used: dict[Key, int] = {}
         memory.listeners.append(self._changed)
+        memory.after_changes.append(self._tell_pool)
 
     def _changed(self, ref: Ref, old: Record | None, new: Record | None) -> None:
         kind = ref[0]
@@ -102,7 +105,7 @@ class Index:
         agent = (key[0], agent_id)
         self.leases_by_agent[agent][key] = None
         self.leases_by_session[key[0], session_id][key] = None
-        self.pool.use(agent, 1)
+        self._used[agent] = self._used.get(agent, 0) + 1
         if task.spec.affinity_key:
             self.pool.assigned(task, agent)
 
@@ -110,12 +113,18 @@ class Index:
         agent = (key[0], agent_id)
         _discard(self.leases_by_agent, agent, key)
         _discard(self.leases_by_session, (key[0], session_id), key)
-        self.pool.use(agent, -1)
-        if self.pool.open:
-            self.wake_dispatcher()
+        self._used[agent] = self._used.get(agent, 0) - 1
         record = self.memory.agent(agent)
         if record is not None and record.state is AgentState.DRAINING:
             self._unsettled(agent)
+
+    def _tell_pool(self) -> None:
+        if self._used:
+            used, self._used = self._used, {}
+            for agent, slots in used.items():
+                self.pool.use(agent, slots)
+            if self.pool.open:
+                self.wake_dispatcher()
 
     def _waits(self, key: Key, old: Task | None, new: Task | None) -> None:
         for task_id in old.waiting_on if old else ():
@@ -160,6 +169,8 @@ class Index:
         self.wake_supervisor()
 
     def _into_pool(self, key: Key, agent: Agent | None) -> None:
+        # A new agent is put there with the leases it holds, and they must not be told twice.
+        self._tell_pool()
         if agent is None:
             self.pool.remove_agent(key)
             self.context_usage.pop(key, None)

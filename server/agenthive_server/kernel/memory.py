@@ -5,7 +5,8 @@ differ while
 change sets are in flight. When a change set fails, the latest state falls back to the committed one; whatever was
 built on it fails too, because its expected revisions are then wrong.
 
-Listeners are told of every change of a latest state, forward and back, and keep indexes from it.
+Listeners are told of every change of a latest state, forward and back, and keep indexes from it; when all the changes
+of a change set were told, `after_changes` are called.
 """
 
 from __future__ import annotations
@@ -65,12 +66,14 @@ class Memory:
         self.listeners: list[Listener] = []
         # What lease and start epochs come after; zero but in a log that was restored (`restored.py`).
         self.epoch_floor = 0
+        self.after_changes: list[Callable[[], None]] = []
 
     def load(self, records: Iterable[Record]) -> None:
         """Fill in committed records at the start; those that are over are left out."""
         for record in records:
             if is_open(record):
                 self._change(record.ref, record)
+        self._changed()
 
     def latest(self, ref: Ref) -> Record | None:
         """Return the state decisions build on, or None if it is not in memory."""
@@ -130,6 +133,7 @@ class Memory:
                 flight.future = future
             flight.pending.append((changes, record))
             self._change(ref, record)
+        self._changed()
 
     def settle(self, changes: ChangeSet) -> None:
         """Note that a change set was committed."""
@@ -139,6 +143,7 @@ class Memory:
             if flight is None:
                 # Given up as unknown before, yet written: what was built on it says so.
                 self._change(ref, record)
+                self._changed()
                 continue
             pending = flight.pending
             flight.committed = record
@@ -153,6 +158,7 @@ class Memory:
         """Note that a change set was not committed; its records fall back."""
         for ref, _ in _rows(changes):
             self._fall(ref, changes)
+        self._changed()
 
     def _fall(self, ref: Ref, changes: ChangeSet) -> None:
         flight = self._flights.get(ref)
@@ -175,6 +181,7 @@ class Memory:
             self._change(ref, record)
         elif ref[1] in self._latest[ref[0]]:
             self._change(ref, None)
+        self._changed()
 
     def _change(self, ref: Ref, record: Record | None) -> None:
         records = self._latest[ref[0]]
@@ -186,6 +193,10 @@ class Memory:
             records[ref[1]] = record
         for listener in self.listeners:
             listener(ref, old, record)
+
+    def _changed(self) -> None:
+        for after in self.after_changes:
+            after()
 
     def _retire(self, ref: Ref, record: Record) -> None:
         self._latest[ref[0]].pop(ref[1], None)

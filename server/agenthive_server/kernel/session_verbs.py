@@ -43,6 +43,10 @@ ITEMS_AT_ONCE = 256
 class Outputs(Protocol):
     """Where the output of attempts is kept while they run."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether no attempt has any."""
+
     async def save(self, namespace: str, task_id: str, attempt: int) -> str:
         """Keep the tail of an attempt's output as a blob and return its id; empty when there was no output."""
 
@@ -147,7 +151,7 @@ class SessionVerbs:
 
     async def _save_outputs(self, namespace: str, batch: Sequence[Item]) -> dict[str, str]:
         saved: dict[str, str] = {}
-        if self._outputs is None:
+        if self._outputs is None or self._outputs.empty:
             return saved
         for item in batch:
             if isinstance(item, (Result, HandBack)):

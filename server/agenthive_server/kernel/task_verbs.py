@@ -59,9 +59,9 @@ class TaskVerbs:
         id),
         `NotFound` (pinned agent, parent, dependency), `Exists` (unless `use_existing`), `Overloaded` (queue full).
         """
-        named = [(new.id or self._new_id(), new.spec) for new in tasks]
-        specs = dict(named)
-        if len(specs) != len(named):
+        chosen = {task_id for _, task_id in tasks if task_id}
+        specs = {task_id or self._new_id(): spec for spec, task_id in tasks}
+        if len(specs) != len(tasks):
             raise BadRequest("two tasks of this call have the same task_id", field="tasks")
         order = _sorted(specs)
 
@@ -75,7 +75,7 @@ class TaskVerbs:
             taken: dict[Key, int] = {}
             before = self._hooks.current.before_delegate
             for task_id in order:
-                existing = view.peek((Kind.TASK, (caller.namespace, task_id)))
+                existing = view.peek((Kind.TASK, (caller.namespace, task_id))) if task_id in chosen else None
                 if existing is None:
                     spec = specs[task_id]
                     if before:

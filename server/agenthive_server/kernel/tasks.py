@@ -246,6 +246,14 @@ _BLANK_TASK = Task(namespace="", id="", spec=_BLANK_SPEC, state=TaskState.QUEUED
 _BLANK_ATTEMPT = Attempt(number=0, agent_id="", epoch=0, assign_time=0.0, start_time=0.0, end_time=0.0)
 
 
+_BLANK_LEASE = Lease(agent_id="", session_id="", epoch=0, assign_time=0.0)
+
+
+def make_lease(**fields: Any) -> Lease:
+    """Return a lease, as its constructor does, at two thirds of the cost."""
+    return evolved(_BLANK_LEASE, fields)
+
+
 def make_task(**fields: Any) -> Task:
     """Return a task, as its constructor does, at a third of the cost."""
     return evolved(_BLANK_TASK, fields)
