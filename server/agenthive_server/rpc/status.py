@@ -36,6 +36,8 @@ CODES: Final[dict[str, grpc.StatusCode]] = {
     "PLUGIN_NOT_FOUND": Code.NOT_FOUND,
     # Of grpc.health.v1, whose protocol asks for NOT_FOUND.
     "SERVICE_NOT_FOUND": Code.NOT_FOUND,
+    "RECORD_NOT_FOUND": Code.NOT_FOUND,
+    "RECORD_EXISTS": Code.ALREADY_EXISTS,
     "TASK_EXISTS": Code.ALREADY_EXISTS,
     "AGENT_EXISTS": Code.ALREADY_EXISTS,
     "ILLEGAL_TRANSITION": Code.FAILED_PRECONDITION,

@@ -108,6 +108,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_PLUGIN_CANNOT_OPEN: _ErrorReason.ValueType  # 41
     """FAILED_PRECONDITION. The plugin could not be opened with these settings; the text says why."""
+    ERROR_REASON_RECORD_NOT_FOUND: _ErrorReason.ValueType  # 42
+    """NOT_FOUND. A plugin keeps no record of this id; the metadata names its kind as `record` and the `record_id`."""
+    ERROR_REASON_RECORD_EXISTS: _ErrorReason.ValueType  # 43
+    """ALREADY_EXISTS. The id chosen for a record of a plugin is in use; the metadata names its kind as `record` and the `record_id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The catalogue of reasons. Every error of every RPC carries a `google.rpc.ErrorInfo` with domain `agenthive` and,
@@ -201,4 +205,8 @@ that is on or protects a server others can reach, or two would change the same t
 """
 ERROR_REASON_PLUGIN_CANNOT_OPEN: ErrorReason.ValueType  # 41
 """FAILED_PRECONDITION. The plugin could not be opened with these settings; the text says why."""
+ERROR_REASON_RECORD_NOT_FOUND: ErrorReason.ValueType  # 42
+"""NOT_FOUND. A plugin keeps no record of this id; the metadata names its kind as `record` and the `record_id`."""
+ERROR_REASON_RECORD_EXISTS: ErrorReason.ValueType  # 43
+"""ALREADY_EXISTS. The id chosen for a record of a plugin is in use; the metadata names its kind as `record` and the `record_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
