@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from .agents import AgentSpec
 from .assign import Scorer
+from .bounds import check_fields, check_record
 from .errors import Refused
 from .records import Payload, evolved
 from .session_items import HostedAgent
@@ -139,7 +140,7 @@ class Spawning(Proposal):
     def amend(self, **fields: Any) -> None:
         """Change fields of the specification; raises `ValueError` for what was not declared or is out of bounds."""
         self._may_amend(fields)
-        check_fields(self.spec, fields)
+        check_fields(type(self.spec), fields)
         self.spec = evolved(self.spec, fields)
 
     def _present(self) -> AgentSpec:
@@ -164,7 +165,7 @@ class Delegating(Proposal):
     def amend(self, **fields: Any) -> None:
         """Change fields of the specification; raises `ValueError` for what was not declared or is out of bounds."""
         self._may_amend(fields)
-        check_fields(self.spec, fields)
+        check_fields(type(self.spec), fields)
         self.spec = evolved(self.spec, fields)
 
     def _present(self) -> TaskSpec:
@@ -193,6 +194,7 @@ class Completing(Proposal):
     def amend(self, *, result: Payload) -> None:
         """Put another result in its place."""
         self._may_amend(("result",))
+        check_record(result, Payload)
         self.result = result
 
     def rework(self, comment: str) -> None:
@@ -305,27 +307,3 @@ AMENDABLE: Mapping[str, frozenset[str]] = {
     "before_complete": frozenset({"result"}),
 }
 """What a plugin may declare that its hooks amend."""
-
-_BOUNDS: Mapping[str, tuple[float, float]] = {
-    "priority": (1, 5),
-    "slots": (1, 1_000),
-    "weight": (1e-3, 1e6),
-    "fairness_weight": (1e-3, 1e6),
-    "stop_grace": (0, 86_400),
-    "start_timeout": (0, 86_400),
-}
-_LONGEST = 1_024
-
-
-def check_fields(spec: object, fields: Mapping[str, Any]) -> None:
-    """Raise `ValueError` unless the values are of the kind that is there, and within bounds."""
-    for name, value in fields.items():
-        present = getattr(spec, name)
-        wanted = (int, float) if isinstance(present, float) else type(present)
-        if present is not None and value is not None and not isinstance(value, wanted):
-            raise ValueError(f"{name}: expected {type(present).__name__}, got {type(value).__name__}")
-        low, high = _BOUNDS.get(name, (float("-inf"), float("inf")))
-        if isinstance(value, int | float) and not low <= value <= high:
-            raise ValueError(f"{name}: not between {low:g} and {high:g}")
-        if isinstance(value, str) and len(value) > _LONGEST:
-            raise ValueError(f"{name}: longer than {_LONGEST} characters")
