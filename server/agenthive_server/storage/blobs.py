@@ -6,7 +6,7 @@ What a crash leaves of an upload are chunks without a row; they are removed when
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
 from uuid import uuid4
@@ -14,6 +14,7 @@ from uuid import uuid4
 from agenthive_server.kernel.ports import BlobInfo
 
 from . import statements
+from .beside import Recorder
 from .lane import Lane
 from .memory import BLOB_CHUNK, blob_not_found
 from .transaction import transaction
@@ -24,20 +25,24 @@ _CHUNKS_AT_ONCE = 16
 class Blobs:
     """The blobs of a store: written in the writer's lane, in small transactions between commits, read in another."""
 
-    def __init__(self, writer: Lane, reader: Lane) -> None:
+    def __init__(self, writer: Lane, reader: Lane, recorder: Callable[[], Recorder | None]) -> None:
         self._writer = writer
         self._reader = reader
+        self._recorder = recorder
 
     async def put(self, info: BlobInfo, pieces: AsyncIterator[bytes]) -> BlobInfo:
         """As `Store.put_blob`."""
         known = await self._writer.call(partial(renew, info=info))
         if known is not None:
+            self._tell(known, "")
             return known
         upload_id = uuid4().hex
         number = size = 0
         try:
             async for content in in_chunks(pieces):
                 await self._writer.call(partial(add_chunk, upload_id=upload_id, number=number, content=content))
+                if (recorder := self._recorder()) is not None:
+                    recorder.chunk(upload_id, number, content)
                 number, size = number + 1, size + len(content)
             stored, mine = await self._writer.call(
                 partial(complete, info=replace(info, size=size), upload_id=upload_id)
@@ -46,9 +51,14 @@ class Blobs:
             # One more than was counted: a cancelled write happens all the same.
             self._drop_later(upload_id, number + 1)
             raise
+        self._tell(stored, upload_id if mine else "")
         if not mine:
             self._drop_later(upload_id, number)
         return stored
+
+    def _tell(self, info: BlobInfo, upload_id: str) -> None:
+        if (recorder := self._recorder()) is not None:
+            recorder.blob(info, upload_id)
 
     def _drop_later(self, upload_id: str, chunks: int) -> None:
         for below in _steps(chunks):

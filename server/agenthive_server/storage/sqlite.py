@@ -20,6 +20,7 @@ from agenthive_server.kernel.ports import BlobInfo, LogBounds, Query, StoreUnusa
 from agenthive_server.kernel.records import Key, Kind, Record
 
 from . import reader, statements
+from .beside import Recorder, Visitors
 from .blobs import Blobs
 from .database import Connect, Database, Synchronous
 from .lane import Lane
@@ -50,7 +51,9 @@ class SqliteStore:
         # The keeper does what may take long: scans, blobs, writing back the write-ahead log.
         self._reader = Lane("reader", self._database.connect)
         self._keeper = Lane("keeper", self._database.connect)
-        self._blobs = Blobs(self._writer, self._keeper)
+        self._blobs = Blobs(self._writer, self._keeper, lambda: self.recorder)
+        self.recorder: Recorder | None = None
+        self.visitors = Visitors()
         self._turn = asyncio.Lock()
         self._closing = asyncio.Event()
         self._writing_back: asyncio.Task[None] | None = None
@@ -113,6 +116,8 @@ class SqliteStore:
                 self._trouble = error.message
                 raise
             self._trouble = ""
+            if self.recorder is not None:
+                self.recorder.group(group, outcomes, self._log.group_count)
         self._write_back_if_long()
         return outcomes
 
@@ -137,6 +142,7 @@ class SqliteStore:
 
         Returns the group count, or None when it cannot be opened.
         """
+        self.visitors.send_away()
         meeting = threading.Barrier(3)
 
         def step_aside(lane: Lane) -> None:
@@ -144,13 +150,16 @@ class SqliteStore:
             meeting.wait()
             meeting.wait()
 
-        def enter() -> int:
+        def enter() -> int | None:
             self._writer.drop()
             meeting.wait()
             try:
                 # Written back, what was found is as good as committed whatever became of the sync that failed.
-                self._writer.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-                return self._log.group_count
+                (busy, _, _) = self._writer.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                if busy:
+                    # What is on disk cannot be told as long as somebody is in there.
+                    self._trouble = "another program reads the database, so that the last commit cannot be looked up"
+                return None if busy else self._log.group_count
             finally:
                 meeting.wait()
 
@@ -246,6 +255,24 @@ class SqliteStore:
         return await self._blobs.expire(before, limit)
 
     # How it is doing
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._database.path
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file, without its write-ahead log."""
+        try:
+            return self._database.path.stat().st_size
+        except OSError:
+            return 0
+
+    @property
+    def position(self) -> tuple[str, int]:
+        """The id of the log and the number of the last group committed, once the store is open."""
+        return self._log.log_id, self._log.group_count
 
     async def ping(self) -> float:
         """Check that the database can be read; returns the seconds it took."""
