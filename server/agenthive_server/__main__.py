@@ -101,6 +101,7 @@ def _add_runner(parser: argparse.ArgumentParser) -> None:
         " second one kills them. Exits with 69 when no server answered for the orphan timeout."
     )
     parser.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: 127.0.0.1:50051")
+    _add_access(parser)
     parser.add_argument(
         "--data-dir", metavar="DIR", help="folder of ledger and work folders (default: your data directory)"
     )
@@ -120,6 +121,25 @@ def _add_runner(parser: argparse.ArgumentParser) -> None:
         "--log-level", choices=["debug", "info", "warning", "error"], default="info", help="default: info"
     )
     parser.set_defaults(run=_runner)
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    """Add how a runner gets in. No secret is an argument: other users see those."""
+    parser.add_argument("--ca", metavar="FILE", help="speak TLS, trusting this authority; or AGENTHIVE_CA")
+    parser.add_argument("--cert", metavar="FILE", help="certificate that says who this runner is; or AGENTHIVE_CERT")
+    parser.add_argument("--key", metavar="FILE", help="private key of that certificate; or AGENTHIVE_KEY")
+    parser.add_argument(
+        "--tls", action="store_true", default=None, help="speak TLS, trusting the well-known authorities"
+    )
+    parser.add_argument("--server-name", metavar="NAME", help="name to expect in the server's certificate")
+    parser.add_argument("--token-file", metavar="FILE", help="file with a bearer token; or AGENTHIVE_TOKEN_FILE")
+    parser.add_argument(
+        "--join-token-file",
+        metavar="FILE",
+        help="file with the token that lets this runner in for the first time; - is standard input. What it earns by"
+        " that is kept in the data directory, but for a token from standard input",
+    )
+    parser.add_argument("--insecure", action="store_true", help="send tokens in plain text, even to another machine")
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -149,10 +169,20 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _runner(options: argparse.Namespace) -> int:
+    from agenthive.access import Access
+
     from agenthive_server import logs, settings
     from agenthive_server.runner.runner import LedgerLocked, RunnerConfig, run_runner
 
     logs.configure(options.log_level)
+    names = ("ca", "cert", "key", "tls", "server_name", "token_file", "insecure")
+    try:
+        access = Access(options.server, **{name: getattr(options, name) for name in names})
+        join_token = _secret(options.join_token_file)
+    except ValueError as error:
+        return _fail(str(error), EXIT_USAGE)
+    except OSError as error:
+        return _fail(f"--join-token-file {options.join_token_file}: {error.strerror}", EXIT_USAGE)
     labels: dict[str, str] = {}
     for label in options.label:
         key, separator, value = label.partition("=")
@@ -160,8 +190,11 @@ def _runner(options: argparse.Namespace) -> int:
             return _fail(f"--label {label}: expected KEY=VALUE", EXIT_USAGE)
         labels[key] = value
     folder = Path(options.data_dir) if options.data_dir else settings.data_dir(settings.Settings())
+    handed_over = options.join_token_file == "-"
     config = RunnerConfig(
         data_dir=folder,
+        join_token=join_token,
+        credential_file=None if handed_over else folder / "runner" / "credential",
         labels=labels,
         display_name=options.name,
         maximum_agents=options.maximum_agents,
@@ -169,9 +202,15 @@ def _runner(options: argparse.Namespace) -> int:
         search_path=settings.search_path(),
     )
     try:
-        return _run(run_runner(options.server, config))
-    except (LedgerLocked, OSError) as error:
+        return _run(run_runner(access, config))
+    except (LedgerLocked, OSError, ValueError) as error:
         return _fail(str(error))
+
+
+def _secret(path: str | None) -> str:
+    if path is None:
+        return ""
+    return (sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")).strip()
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -40,8 +40,8 @@ from agenthive_server.rpc.stream import StreamMethods
 from agenthive_server.rpc.tasks import TaskMethods
 from agenthive_server.rpc.tls import BadCertificate, ServerTls, TlsFiles
 from agenthive_server.rpc.worker import WorkerMethods
-from agenthive_server.runner.local import LocalRunner
-from agenthive_server.settings import Settings, data_dir
+from agenthive_server.runner.local import JoinToken, LocalRunner
+from agenthive_server.settings import Settings, data_dir, runner_environment
 from agenthive_server.storage.committer import Committer
 from agenthive_server.vitals import Vitals, server_version
 
@@ -143,6 +143,8 @@ class App:
         )
         self.tls: ServerTls | None = None
         self.runner: LocalRunner | None = None
+        self.join_token: JoinToken | None = None
+        """Set by who asks workers for one: makes the token the local runner joins with, once for each start of it."""
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
 
@@ -265,7 +267,20 @@ class App:
         arguments += ["--maximum-agents", str(settings.maximum_agents), "--log-level", self.settings.server.log_level]
         for key, value in settings.labels.items():
             arguments += ["--label", f"{key}={value}"]
-        self.runner = LocalRunner(arguments, folder, keep=self.settings.server.keep_runner)
+        if self.tls is not None:
+            # It trusts exactly what is served: whose the certificate is and for which name is the operator's business.
+            trusted = folder / "runner" / "server.pem"
+            self.tls.publish(trusted)
+            arguments += ["--ca", str(trusted), "--server-name", self.tls.name_for_local_clients()]
+        if settings.certificate:
+            arguments += ["--cert", settings.certificate, "--key", settings.key]
+        self.runner = LocalRunner(
+            arguments,
+            folder,
+            keep=self.settings.server.keep_runner,
+            environment=runner_environment(),
+            join_token=self.join_token,
+        )
         self._running_runner = asyncio.create_task(self.runner.run())
 
     # Stop -----------------------------------------------------------------------------------------------------------

@@ -337,6 +337,13 @@ def search_path() -> str:
     return os.environ.get("PATH", os.defpath)
 
 
+def runner_environment() -> dict[str, str]:
+    """Return the environment of a local runner: ours without what a caller would get in with, which is not its own."""
+    from agenthive.access import VARIABLES
+
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES.values()}
+
+
 def data_dir(settings: Settings) -> Path:
     """Return the folder of the data: as set, else `$XDG_DATA_HOME/agenthive` or `~/.local/share/agenthive`."""
     if settings.server.data_dir:

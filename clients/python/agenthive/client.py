@@ -76,5 +76,5 @@ class Client(AgentCalls, TaskCalls, TaskControlCalls, MessageCalls, BlobCalls, O
             request.filter.CopyFrom(filter)
         request.filter.MergeFrom(event_pb2.EventFilter(**fields))
         return EventStream(
-            self._orchestrator.StreamEvents, request, metadata=self._metadata, give_up_after=give_up_after
+            self._orchestrator.StreamEvents, request, metadata=self._access.metadata, give_up_after=give_up_after
         )

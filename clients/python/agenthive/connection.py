@@ -9,8 +9,9 @@ from uuid import uuid4
 
 import grpc
 
-from agenthive.errors import error_from_rpc
-from agenthive.service_config import call_metadata, open_channel
+from agenthive.access import DEFAULT_TARGET, Access
+from agenthive.errors import DeadlineExceeded, error_from_rpc
+from agenthive.transport_errors import why_unreachable
 from agenthive.v1 import (
     blob_service_pb2_grpc,
     messaging_service_pb2_grpc,
@@ -19,6 +20,10 @@ from agenthive.v1 import (
 )
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
+    from agenthive.access import AccessOptions, Metadata
+
     Request = TypeVar("Request")
     Response = TypeVar("Response")
 
@@ -28,23 +33,29 @@ class Connection:
 
     def __init__(
         self,
-        target: str = "127.0.0.1:50051",
+        target: str = DEFAULT_TARGET,
         *,
         namespace: str = "default",
-        token: str | None = None,
-        credentials: grpc.ChannelCredentials | None = None,
         timeout: float = 30.0,
+        **access: Unpack[AccessOptions],
     ) -> None:
-        """Keep the settings; nothing is opened. `timeout` is the deadline in seconds of calls that name no other."""
+        """Keep the settings; nothing is connected. `timeout` is the deadline in seconds of calls that name no other.
+
+        `access`: token, authority, certificate and key, see AccessOptions; the environment counts where they say
+        nothing. Raises AccessError, a ValueError, when they make no sense or a file cannot be read.
+        """
         self.target = target
         self.namespace = namespace
         self.timeout = timeout
-        self._credentials = credentials
-        self._metadata = call_metadata(namespace, token)
+        self._access = Access(target, namespace, **access)
+
+    @property
+    def _metadata(self) -> Metadata:
+        return self._access.metadata()
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
-        return open_channel(self.target, self._credentials)
+        return self._access.open_channel()
 
     @cached_property
     def _orchestrator(self) -> orchestrator_service_pb2_grpc.OrchestratorServiceAsyncStub:
@@ -77,7 +88,17 @@ class Connection:
         try:
             return await method(request, timeout=self.timeout if timeout is None else timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise error_from_rpc(error) from error
+            failure = error_from_rpc(error)
+            if isinstance(failure, DeadlineExceeded):
+                failure.message = await self._no_connection() or failure.message
+            raise failure from error
+
+    async def _no_connection(self) -> str:
+        """Return that there is no connection, and why; empty when there is one: the server did not answer then."""
+        if self._channel.get_state() is not grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            return ""
+        why = await why_unreachable(self._channel, tls=self._access.tls)
+        return f"no connection to {self.target}{f': {why}' if why else ''}"
 
 
 def new_request_id(given: str | None = None) -> str:

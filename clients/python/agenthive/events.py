@@ -15,10 +15,11 @@ from agenthive.v1 import orchestrator_service_pb2 as orchestrator
 from agenthive.waiting import Backoff, passing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
+    from agenthive.access import Metadata
     from agenthive.v1.event_pb2 import Event, EventType, Severity
     from agenthive.v1.orchestrator_service_pb2 import StreamEventsRequest, StreamEventsResponse
 
@@ -61,12 +62,12 @@ class EventStream:
         method: Method,
         request: StreamEventsRequest,
         *,
-        metadata: tuple[tuple[str, str], ...] = (),
+        metadata: Callable[[], Metadata] = tuple,
         give_up_after: float | None = None,
         backoff: Backoff | None = None,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
-        """Keep what to ask for; the stream is opened by the first read."""
+        """Keep what to ask for; the first read opens the stream. `metadata` is called whenever it is opened."""
         self.snapshot_round = 0
         self._method = method
         self._request = request
@@ -161,7 +162,7 @@ class EventStream:
             await asyncio.sleep(wait)
 
     async def _open(self) -> AsyncIterator[StreamEventsResponse]:
-        call = self._call = self._method(self._next_request(), metadata=self._metadata)
+        call = self._call = self._method(self._next_request(), metadata=self._metadata())
         answers = 0
         try:
             while True:

@@ -48,6 +48,24 @@ def split_heartbeat(heartbeat: pb.Heartbeat) -> Iterator[pb.Heartbeat]:
     yield part
 
 
+def greeting(base: pb.Hello, session_id: str, received: int, ended: Set[Lease], credential: str) -> pb.Hello:
+    """Return the hello of a stream: what the host says, the session it goes on with, and the one secret it needs.
+
+    `received` is the last frame of the server that was dealt with; `ended` are leases whose end it has not heard of.
+    """
+    hello = pb.Hello()
+    hello.CopyFrom(base)
+    hello.session_id = session_id
+    hello.acknowledged_frame = received if session_id else 0
+    if credential:
+        hello.credential = credential
+        hello.ClearField("join_token")
+    named = {Lease(each.task_id, each.lease_epoch) for each in hello.leases}
+    for lease in sorted(ended - named):
+        hello.leases.add(task_id=lease.task_id, lease_epoch=lease.epoch)
+    return hello
+
+
 class _Slot:
     """An item until it is acknowledged; then, or when it was dropped, the item is None."""
 

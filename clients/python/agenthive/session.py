@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from agenthive.access import Access
+from agenthive.credential import Credential
 from agenthive.errors import HiveError, ProtocolViolation, SessionNotFound, Unavailable
-from agenthive.outbox import Lease, Outbox, lease_of, split_heartbeat
-from agenthive.service_config import CHANNEL_OPTIONS, call_metadata, open_channel
+from agenthive.outbox import Lease, Outbox, greeting, lease_of, split_heartbeat
+from agenthive.service_config import CHANNEL_OPTIONS
 from agenthive.session_call import SessionCall
 from agenthive.session_host import Host, Timing
+from agenthive.transport_errors import in_words
 from agenthive.v1 import worker_service_pb2 as pb
 from agenthive.waiting import final, first_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import grpc
-
 __all__ = ["Host", "Lease", "Session", "Timing", "lease_of"]
+
+_logger: Final = logging.getLogger(__name__)
 
 CONTACT_LOST_AT: Final = 2 / 3
 """Share of the grace after which contact counts as lost here: exclusive work ends before the server's leases do."""
@@ -33,28 +37,25 @@ class Session:
 
     def __init__(
         self,
-        target: str,
+        target: str | Access,
         host: Host,
         *,
-        credentials: grpc.ChannelCredentials | None = None,
-        token: str | None = None,
-        namespace: str = "default",
+        credential: Credential | None = None,
         channel_options: Sequence[tuple[str, str | int]] = CHANNEL_OPTIONS,
         timing: Timing | None = None,
     ) -> None:
-        """Keep the settings; nothing is opened before `run()`."""
+        """Keep the settings; nothing is opened before `run()`. `credential` keeps what is earned by joining."""
         self.session_id = ""
         self.connected = False
-        self._target = target
+        self._access = target if isinstance(target, Access) else Access(target)
         self._host = host
-        self._credentials = credentials
+        self._credential = credential or Credential()
         self._options = channel_options
-        self._metadata = call_metadata(namespace, token)
         self._timing = timing or Timing()
         self._backoff = self._timing.backoff
         self._interval = 10.0
         self._grace = 30.0
-        self._greeted = False
+        self._greeted, self._told = False, ""
         self._outbox = Outbox()
         self._received = 0
         self._heard: float | None = None
@@ -148,19 +149,27 @@ class Session:
                     raise
                 self.session_id, delay = "", 0.0
             except HiveError as error:
-                if final(error):
+                if final(error) and not self._credential.yields(error, self._host.hello().join_token):
                     raise
+                self._tell(error)
                 delay = error.retry_after if error.retry_after is not None else self._backoff.next()
             finally:
                 self.connected = False
             if not self._over:
                 await self._pause(delay)
 
+    def _tell(self, error: HiveError) -> None:
+        """Log why there is no connection, once for each reason: it is tried for ever, perhaps in vain."""
+        text = in_words(error, tls=self._access.tls)
+        if not self.connected and text != self._told:
+            _logger.warning("no session with %s: %s; trying again", self._access.target, text)
+            self._told = text
+
     async def _one_stream(self) -> float:
         """Hold one stream to its end; return how long to wait before the next."""
         # A channel of its own: "go on elsewhere" must not end at the same connection again.
-        async with open_channel(self._target, self._credentials, self._options) as channel:
-            call = SessionCall(channel, self._metadata)
+        async with self._access.open_channel(self._options) as channel:
+            call = SessionCall(channel, self._access.metadata())
             try:
                 return await first_of(self._converse(call), self._stopped())
             finally:
@@ -171,13 +180,8 @@ class Session:
         return await first_of(self._read(call, first), self._write(call), self._beat())
 
     async def _greet(self, call: SessionCall) -> pb.ConnectResponse:
-        hello = pb.Hello()
-        hello.CopyFrom(self._host.hello())
-        hello.session_id = self.session_id
-        hello.acknowledged_frame = self._received if self.session_id else 0
-        named = {Lease(each.task_id, each.lease_epoch) for each in hello.leases}
-        for lease in sorted(self._outbox.ended_leases() - named):
-            hello.leases.add(task_id=lease.task_id, lease_epoch=lease.epoch)
+        ended = self._outbox.ended_leases()
+        hello = greeting(self._host.hello(), self.session_id, self._received, ended, self._credential.value)
         try:
             async with asyncio.timeout(self._timing.welcome_timeout):
                 await call.write(pb.ConnectRequest(items=[pb.WorkerItem(hello=hello)]))
@@ -200,8 +204,10 @@ class Session:
         else:
             self._received = 0
             self._outbox.restart({Lease(each.task_id, each.lease_epoch) for each in welcome.valid_leases})
+        if welcome.credential:
+            self._credential.earn(welcome.credential)
         self.session_id = welcome.session_id
-        self.connected = self._greeted = True
+        self.connected, self._greeted, self._told = True, True, ""
         self._heard = self._now()
         self._settled.set()
         await self._host.welcome(welcome)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from agenthive.access import DEFAULT_TARGET, Access
+from agenthive.credential import Credential
 from agenthive.errors import HiveError
 from agenthive.session import Session
 from agenthive.v1 import agent_pb2
@@ -18,9 +21,9 @@ from agenthive.worker_host import WorkerHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from typing import Unpack
 
-    import grpc
-
+    from agenthive.access import AccessOptions
     from agenthive.execution import Handler
     from agenthive.session import Timing
     from agenthive.worker_host import MessageHandler
@@ -43,7 +46,7 @@ class Worker:
 
     def __init__(
         self,
-        target: str = "127.0.0.1:50051",
+        target: str = DEFAULT_TARGET,
         *,
         agent_id: str,
         role: str = "",
@@ -52,24 +55,27 @@ class Worker:
         labels: Mapping[str, str] | None = None,
         display_name: str = "",
         namespace: str = "default",
-        token: str | None = None,
         join_token: str = "",
-        credentials: grpc.ChannelCredentials | None = None,
+        credential_file: str | os.PathLike[str] | None = None,
         spec: agent_pb2.AgentSpec | None = None,
         stop_grace: float = 10.0,
         timing: Timing | None = None,
+        **access: Unpack[AccessOptions],
     ) -> None:
-        """Keep the settings; nothing is opened before `run()`.
+        """Keep the settings; nothing is connected before `run()`.
 
         The agent is registered, when it does not exist yet, as `spec` with the fields given here laid over it.
-        `stop_grace`: seconds held tasks may take to finish in `stop()`.
+        `stop_grace`: seconds held tasks may take to finish in `stop()`. A `join_token` lets it in once; what it earns
+        by that is kept in `credential_file`, and without one forgotten when the process ends. `access`: token,
+        authority, certificate and key, see AccessOptions. Raises AccessError, a ValueError, when they make no sense or
+        a file cannot be read.
         """
         self.agent_id = agent_id
         self.stop_grace = stop_grace
-        self._target = target
-        self._namespace = namespace
-        self._token = token
-        self._credentials = credentials
+        self._access = Access(target, namespace, **access)
+        self._credential = Credential(credential_file)
+        if join_token or self._credential.value:
+            self._access.require_private("a join token or credential")
         self._timing = timing
         self._handlers: dict[str, Handler] = {}
         self._message_handler: MessageHandler | None = None
@@ -111,14 +117,7 @@ class Worker:
         repeating would not cure. Cancelled, it cancels all handlers and leaves without a word.
         """
         host = WorkerHost(self._hello, self._handlers, self._message_handler, self.stop_grace)
-        host.session = Session(
-            self._target,
-            host,
-            credentials=self._credentials,
-            token=self._token,
-            namespace=self._namespace,
-            timing=self._timing,
-        )
+        host.session = Session(self._access, host, credential=self._credential, timing=self._timing)
         self._host = host
         try:
             await first_of(host.session.run(), host.failure())

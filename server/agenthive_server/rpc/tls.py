@@ -172,6 +172,7 @@ class ServerTls:
 
     def publish(self, path: Path) -> None:
         """Keep a file that says what is served, for a client on this machine that is to trust exactly that."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._published = path
         self._write()
 

@@ -38,7 +38,10 @@ class RunnerConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     maximum_agents: int = 0
     display_name: str = ""
-    join_token: str = ""
+    join_token: str = field(default="", repr=False)
+    """What lets it in for the first time, where the server asks for it."""
+    credential_file: Path | None = None
+    """Where what it earns by that is kept over restarts."""
     search_path: str = SEARCH_PATH
     """PATH of the agents, and where their commands are looked for."""
     drivers: Mapping[str, str] = field(default_factory=lambda: dict(DRIVERS))

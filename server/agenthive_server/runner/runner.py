@@ -7,7 +7,8 @@ import logging
 import signal
 from collections.abc import Callable
 
-import grpc
+from agenthive.access import Access
+from agenthive.credential import Credential
 from agenthive.errors import HiveError
 from agenthive.session import Session
 
@@ -101,25 +102,23 @@ class Runner:
                 self._guard = self._start_guard()
 
 
-async def run_runner(
-    target: str,
-    config: RunnerConfig,
-    *,
-    credentials: grpc.ChannelCredentials | None = None,
-    token: str | None = None,
-    namespace: str = "default",
-) -> int:
+async def run_runner(target: str | Access, config: RunnerConfig) -> int:
     """Be a runner until SIGTERM or SIGINT, and return the exit code; the same signal again kills all agents.
 
-    `target` is the server's HOST:PORT. Raises LedgerLocked when another runner uses the data directory, OSError when
-    it cannot be written. Must run in the main thread of a process of its own: it adopts orphans and takes the signals.
+    `target` is the server's HOST:PORT, or the way there. Raises LedgerLocked when another runner uses the data
+    directory, OSError when it cannot be written, AccessError when a secret would travel in plain text. Must run in the
+    main thread of a process of its own: it adopts orphans and takes the signals.
     """
+    access = target if isinstance(target, Access) else Access(target)
+    credential = Credential(config.credential_file)
+    if config.join_token or credential.value:
+        access.require_private("a join token or credential")
     ledger = Ledger(config.data_dir / "runner")
     launcher = Launcher(config.search_path, config.patience)
     launcher.own_process()
 
     def connect(host: RunnerHost) -> Link:
-        return Session(target, host, credentials=credentials, token=token, namespace=namespace)
+        return Session(access, host, credential=credential)
 
     runner = Runner(config, ledger, launcher, connect)
     loop = asyncio.get_running_loop()

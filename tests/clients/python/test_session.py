@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from random import Random
@@ -10,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from agenthive.errors import PermissionDenied, ProtocolViolation, SessionFenced, Unavailable
+from agenthive.access import Access
+from agenthive.errors import PermissionDenied, ProtocolViolation, SessionFenced, Unauthenticated, Unavailable
+from agenthive.service_config import CHANNEL_OPTIONS
 from agenthive.session import Session, Timing
 from agenthive.v1 import worker_service_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from tests.clients.python.conftest import Server, Stream, WorkerHive
 
@@ -75,7 +78,7 @@ def host() -> Recorder:
 
 @pytest.fixture
 def session(server: Server, hive: WorkerHive, host: Recorder, quick: Timing) -> Session:
-    return Session(server.target, host, timing=quick, token="t", namespace="n")
+    return Session(Access(server.target, "n", token="t"), host, timing=quick)
 
 
 async def test_the_hello_comes_first_and_frames_are_numbered_from_one(session: Session, hive: WorkerHive) -> None:
@@ -410,3 +413,57 @@ async def test_what_the_host_raises_ends_the_session(server: Server, hive: Worke
         stream.send(pb.ControlItem(drain=pb.ServerDrain()))
         with pytest.raises(LookupError):
             await run
+
+
+async def test_what_is_earned_by_joining_is_shown_instead_of_the_join_token_until_it_is_refused(
+    server: Server, hive: WorkerHive, host: Recorder, quick: Timing
+) -> None:
+    hello = pb.Hello(join_token="once")
+    host.hello = lambda: hello  # type: ignore[method-assign]  # this host joins by a token
+    async with running(Session(server.target, host, timing=quick)):
+        first = await hive.stream()
+        assert (first.hello.join_token, first.hello.credential) == ("once", "")
+        first.send(pb.ControlItem(welcome=pb.Welcome(session_id="s-1", credential="earned")))
+        await host.welcomes.get()
+        first.end()
+        second = await hive.stream()
+        assert (second.hello.join_token, second.hello.credential) == ("", "earned")
+        second.abort(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+        third = await hive.stream()
+        assert (third.hello.join_token, third.hello.credential) == ("once", "")
+
+
+async def test_a_refused_credential_without_a_join_token_ends_it(session: Session, hive: WorkerHive) -> None:
+    session._credential.earn("revoked")
+    running_session = asyncio.ensure_future(session.run())
+    stream = await hive.stream()
+    assert stream.hello.credential == "revoked"
+    stream.abort(grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
+    with pytest.raises(Unauthenticated):
+        await running_session
+
+
+class Impatient(Access):
+    """A way to nowhere that rings when it was tried three times."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1:1")
+        self.tries = 0
+        self.tried = asyncio.Event()
+
+    def open_channel(self, options: Sequence[tuple[str, str | int]] = CHANNEL_OPTIONS) -> grpc.aio.Channel:
+        self.tries += 1
+        if self.tries == 3:
+            self.tried.set()
+        return super().open_channel(options)
+
+
+async def test_why_there_is_no_connection_is_told_once(
+    host: Recorder, quick: Timing, caplog: pytest.LogCaptureFixture
+) -> None:
+    access = Impatient()
+    with caplog.at_level(logging.WARNING):
+        async with running(Session(access, host, timing=quick)):
+            await access.tried.wait()
+    told = "no session with 127.0.0.1:1: Connection refused; trying again"
+    assert [each.message for each in caplog.records] == [told]

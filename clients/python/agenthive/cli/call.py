@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import grpc
 
+    from agenthive.access import AccessOptions
     from agenthive.cli.options import Settings
     from agenthive.client import Client
 
@@ -69,31 +70,32 @@ async def _connected(settings: Settings, terminal: Terminal, body: Body) -> Exit
 
 
 def open_client(settings: Settings) -> Client:
-    """Return a client for these settings; nothing is opened. Raises Failure when the authority cannot be read."""
+    """Return a client for these settings; nothing is connected. Raises Failure when they make no sense together."""
     from agenthive.client import Client
 
-    return Client(
-        settings.server,
-        namespace=settings.namespace,
-        token=settings.token,
-        credentials=_credentials(settings),
-        timeout=CALL_SECONDS if settings.timeout is None else settings.timeout,
-    )
+    timeout = CALL_SECONDS if settings.timeout is None else settings.timeout
+    try:
+        return Client(settings.server, namespace=settings.namespace, timeout=timeout, **_access(settings))
+    except ValueError as error:
+        raise Failure(str(error), ExitCode.USAGE, "USAGE") from None
 
 
-def _credentials(settings: Settings) -> grpc.ChannelCredentials | None:
-    import grpc
-
-    if settings.tls_ca is not None:
-        try:
-            return grpc.ssl_channel_credentials(settings.tls_ca.read_bytes())
-        except OSError as error:
-            raise Failure(f"--tls-ca {settings.tls_ca}: {error.strerror}", ExitCode.USAGE, "USAGE") from error
-    return grpc.ssl_channel_credentials() if settings.tls else None
+def _access(settings: Settings) -> AccessOptions:
+    return {
+        "token_file": settings.token_file,
+        "ca": settings.ca,
+        "cert": settings.cert,
+        "key": settings.key,
+        "tls": settings.tls or None,
+        "server_name": settings.server_name,
+        "insecure": settings.insecure,
+    }
 
 
 async def reach(client: Client, settings: Settings) -> None:
     """Wait until the channel is connected. Raises Failure when nothing answers: calls would wait in silence."""
+    from agenthive.transport_errors import why_unreachable
+
     limit = CALL_SECONDS if settings.timeout is None else settings.timeout
     try:
         async with asyncio.timeout(limit):
@@ -101,9 +103,10 @@ async def reach(client: Client, settings: Settings) -> None:
     except TimeoutError:
         connected = False
     if not connected:
-        why = await _why_unreachable(settings)
+        why = await why_unreachable(client._channel, tls=client._access.tls)
         raise Failure(
-            f"nothing answers at {settings.server}{why} (UNAVAILABLE); --server or AGENTHIVE_SERVER name another",
+            f"nothing answers at {settings.server}{f': {why}' if why else ''} (UNAVAILABLE);"
+            " --server or AGENTHIVE_SERVER name another",
             ExitCode.UNAVAILABLE,
             "UNAVAILABLE",
         )
@@ -124,27 +127,6 @@ async def _connect(channel: grpc.aio.Channel) -> bool:
             await channel.channel_ready()
             return True
     return False
-
-
-async def _why_unreachable(settings: Settings) -> str:
-    """Return what the transport says about it, after a colon, or nothing."""
-    import grpc
-
-    from agenthive.service_config import open_channel
-    from agenthive.v1.orchestrator_service_pb2 import HealthCheckRequest
-    from agenthive.v1.orchestrator_service_pb2_grpc import OrchestratorServiceStub
-
-    # A channel of its own without retries: only a failure at once has a text.
-    channel = open_channel(settings.server, _credentials(settings), options=[("grpc.enable_retries", 0)])
-    try:
-        await OrchestratorServiceStub(channel).HealthCheck(HealthCheckRequest(), timeout=2)
-    except grpc.aio.AioRpcError as error:
-        details = (error.details() or "").partition("last error: ")[2] or error.details() or ""
-        text = details.rpartition(": ")[2].strip(" .])")
-        return f": {text}" if text and error.code() is grpc.StatusCode.UNAVAILABLE else ""
-    finally:
-        await channel.close()
-    return ""
 
 
 async def take(items: AsyncIterator[T], limit: int) -> tuple[list[T], bool]:

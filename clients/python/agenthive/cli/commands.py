@@ -58,5 +58,5 @@ def _describe() -> None:
     \b
     Exit codes: 0 done, 1 the outcome is a failure (a task failed), 2 the command line or request makes no
     sense, 3 the server cannot be reached, 4 not found, 5 refused (state, conflict, id in use), 6 deadline,
-    7 anything else, 130 Ctrl-C. `hive health` has its own.
+    7 anything else, 8 you may not, 130 Ctrl-C. `hive health` has its own.
     """

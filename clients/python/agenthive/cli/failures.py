@@ -23,6 +23,8 @@ class ExitCode(IntEnum):
     """The state does not allow it, it conflicts with another change, or the id is in use."""
     DEADLINE = 6
     OTHER = 7
+    DENIED = 8
+    """The server does not know who calls, or does not let them do this."""
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -46,6 +48,7 @@ def exit_code(error: HiveError) -> ExitCode:
         (errors.NotFound, ExitCode.NOT_FOUND),
         ((errors.FailedPrecondition, errors.AlreadyExists, errors.Aborted), ExitCode.REFUSED),
         (errors.DeadlineExceeded, ExitCode.DEADLINE),
+        ((errors.Unauthenticated, errors.PermissionDenied), ExitCode.DENIED),
     )
     return next((code for kind, code in kinds if isinstance(error, kind)), ExitCode.OTHER)
 

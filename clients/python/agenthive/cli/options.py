@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -30,13 +30,17 @@ class OutputFormat(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the global options say. The token is in no representation of it."""
+    """What the global options say."""
 
     server: str = "127.0.0.1:50051"
     namespace: str = "default"
-    token: str | None = field(default=None, repr=False)
+    token_file: Path | None = None
     tls: bool = False
-    tls_ca: Path | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+    insecure: bool = False
     timeout: float | None = None
     """Seconds; None: 30 for a call, for ever for a wait."""
     output: OutputFormat = OutputFormat.TABLE
@@ -81,20 +85,32 @@ def _declare(
         str | None,
         _option("--namespace", "-n", metavar="NAME", envvar="AGENTHIVE_NAMESPACE", help="Default `default`."),
     ] = None,
-    token: Annotated[
-        str | None,
+    token_file: Annotated[
+        Path | None,
         _option(
-            "--token",
-            metavar="TOKEN",
-            envvar="AGENTHIVE_TOKEN",
-            help="Bearer token. Prefer the variable: other users see command lines.",
+            "--token-file", metavar="FILE", help="File with a bearer token; or AGENTHIVE_TOKEN, AGENTHIVE_TOKEN_FILE."
         ),
     ] = None,
-    tls: Annotated[bool, _option("--tls", help="Speak TLS, trusting the authorities of this machine.")] = False,
-    tls_ca: Annotated[
+    ca: Annotated[
         Path | None,
-        _option("--tls-ca", metavar="FILE", envvar="AGENTHIVE_TLS_CA", help="Speak TLS, trusting this authority."),
+        _option("--ca", metavar="FILE", help="Speak TLS, trusting this authority; or AGENTHIVE_CA."),
     ] = None,
+    cert: Annotated[
+        Path | None,
+        _option("--cert", metavar="FILE", help="Certificate that says who you are; or AGENTHIVE_CERT."),
+    ] = None,
+    key: Annotated[
+        Path | None,
+        _option("--key", metavar="FILE", help="Private key of that certificate; or AGENTHIVE_KEY."),
+    ] = None,
+    tls: Annotated[bool, _option("--tls", help="Speak TLS, trusting the well-known authorities.")] = False,
+    server_name: Annotated[
+        str | None,
+        _option("--server-name", metavar="NAME", help="Name to expect in the server's certificate."),
+    ] = None,
+    insecure: Annotated[
+        bool, _option("--insecure", help="Send the token in plain text, even to another machine.")
+    ] = False,
     timeout: Annotated[
         float | None,
         _option(

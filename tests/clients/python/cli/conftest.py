@@ -378,7 +378,7 @@ def fake() -> Iterator[FakeHive]:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Run one command line in this process; nothing of the environment reaches it."""
-    for name in ("SERVER", "TOKEN", "NAMESPACE", "TLS_CA"):
+    for name in ("SERVER", "NAMESPACE", "TOKEN", "TOKEN_FILE", "CA", "CERT", "KEY"):
         monkeypatch.delenv(f"AGENTHIVE_{name}", raising=False)
 
     def run(*words: str, stdin: bytes = b"") -> Answer:

@@ -25,7 +25,8 @@ Hive = Callable[..., Any]
         (grpc.StatusCode.ABORTED, 5),
         (grpc.StatusCode.DEADLINE_EXCEEDED, 6),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, 7),
-        (grpc.StatusCode.PERMISSION_DENIED, 7),
+        (grpc.StatusCode.PERMISSION_DENIED, 8),
+        (grpc.StatusCode.UNAUTHENTICATED, 8),
         (grpc.StatusCode.INTERNAL, 7),
     ],
 )
@@ -87,10 +88,12 @@ def test_a_wrong_command_line_is_one_sentence(alone: Hive, words: tuple[str, ...
 
 
 def test_an_authority_that_cannot_be_read_is_named(alone: Hive, tmp_path: Path) -> None:
-    answer = alone("health", "--tls-ca", str(tmp_path / "ca.pem"))
+    answer = alone("health", "--ca", str(tmp_path / "ca.pem"))
     assert answer.code == 2
     assert "ca.pem: No such file" in answer.err
 
 
 def test_a_server_without_tls_is_not_reached_with_it(hive: Hive) -> None:
-    assert hive("tasks", "list", "--tls", "--timeout", "5s").code == 3
+    answer = hive("tasks", "list", "--tls", "--timeout", "5s")
+    assert answer.code == 3
+    assert "it does not speak TLS" in answer.err

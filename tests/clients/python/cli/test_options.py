@@ -6,11 +6,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytest
 from agenthive.cli.commands import build_app
-from agenthive.cli.options import Settings
 from typer.main import get_command
 
 Hive = Callable[..., Any]
@@ -76,7 +76,24 @@ def test_the_token_is_never_shown(alone: Hive, monkeypatch: pytest.MonkeyPatch) 
     assert "sesame" not in alone("--help").out + alone("tasks", "get", "--help").out
     answer = alone("tasks", "get", "x", "--server", "127.0.0.1:1")
     assert "sesame" not in answer.out + answer.err
-    assert "sesame" not in repr(Settings(token="sesame"))
+
+
+def test_a_token_comes_from_a_file_and_never_from_the_command_line(hive: Hive, fake: Any, tmp_path: Path) -> None:
+    fake.add_task("t-1")
+    (tmp_path / "token").write_text("sesame\n")
+    assert hive("tasks", "get", "t-1", "--token-file", str(tmp_path / "token")).code == 0
+    assert fake.metadata["authorization"] == "Bearer sesame"
+    assert hive("tasks", "get", "t-1", "--token", "sesame").code == 2
+
+
+def test_a_token_does_not_leave_this_machine_in_plain_text(alone: Hive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTHIVE_TOKEN", "sesame")
+    answer = alone("tasks", "list", "--server", "hive.invalid:50051")
+    assert answer.code == 2
+    assert "a token would travel in plain text to hive.invalid:50051" in answer.err
+    assert "sesame" not in answer.err
+    answer = alone("tasks", "list", "--server", "hive.invalid:50051", "--insecure", "--timeout", "100ms")
+    assert answer.code == 3
 
 
 def test_there_is_no_colour_in_a_pipe(hive: Hive, fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
