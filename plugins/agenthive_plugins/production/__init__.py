@@ -1,0 +1,1 @@
+"""The hive in production: time series, alerts, service levels, anomalies, pools that follow the load, backups."""
