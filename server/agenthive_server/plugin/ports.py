@@ -163,6 +163,17 @@ class Verbs(Protocol):
     ) -> Message:
         """Send a message to an agent or to whoever holds a task."""
 
+    async def broadcast_message(
+        self,
+        payload: Payload,
+        *,
+        role: str = "",
+        urgency: Urgency = Urgency.QUEUE,
+        namespace: str = DEFAULT_NAMESPACE,
+        request_id: str = "",
+    ) -> str:
+        """Send a message to every agent of a role, or to all; returns its id."""
+
     async def create_backup(self, path: Path) -> BackupReport:
         """Write a consistent backup of the live store to a new folder, without stopping anything."""
 
