@@ -105,7 +105,7 @@ async def reach(client: Client, settings: Settings) -> None:
     if not connected:
         why = await why_unreachable(client._channel, tls=client._access.tls)
         raise Failure(
-            f"nothing answers at {settings.server}{f': {why}' if why else ''} (UNAVAILABLE);"
+            f"no connection to {settings.server}{f': {why}' if why else ''} (UNAVAILABLE);"
             " --server or AGENTHIVE_SERVER name another",
             ExitCode.UNAVAILABLE,
             "UNAVAILABLE",

@@ -57,7 +57,7 @@ def test_a_script_gets_an_object(hive: Hive, fake: Any) -> None:
 def test_nobody_there_is_told_quickly(alone: Hive) -> None:
     answer = alone("tasks", "get", "t-1", "--server", "127.0.0.1:1")
     assert answer.code == 3
-    assert answer.err.startswith("hive: nothing answers at 127.0.0.1:1: Connection refused")
+    assert answer.err.startswith("hive: no connection to 127.0.0.1:1: Connection refused")
     assert answer.err.count("\n") == 1
     document = json.loads(alone("tasks", "list", "--server", "127.0.0.1:1", "--output=json").err)
     assert document["error"]["reason"] == "UNAVAILABLE"
