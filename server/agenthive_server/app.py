@@ -23,6 +23,10 @@ from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import Store, StoreUnusable
 from agenthive_server.lifecycle import Loops, Signals, allow_connections
+from agenthive_server.plugged import NoHandlers, build_host
+from agenthive_server.plugin.host import PluginHost
+from agenthive_server.plugin.registry import Registry, discover
+from agenthive_server.plugin.verbs import PluginVerbs
 from agenthive_server.rpc.adapter import Adapter
 from agenthive_server.rpc.agents import AgentMethods
 from agenthive_server.rpc.blobs import BlobMethods
@@ -30,19 +34,21 @@ from agenthive_server.rpc.builtin import BuiltIn
 from agenthive_server.rpc.chain import Switch, build_chain, describe
 from agenthive_server.rpc.convert.events import event_bytes
 from agenthive_server.rpc.disk import DiskGuard
-from agenthive_server.rpc.exposure import Unprotected, local_address, require_protected
+from agenthive_server.rpc.exposure import Unprotected, is_loopback, local_address, require_protected
 from agenthive_server.rpc.health import Board, ReportMethods
 from agenthive_server.rpc.messaging import MessagingMethods
 from agenthive_server.rpc.orchestrator import Services, add_services
-from agenthive_server.rpc.plugins import NoPlugins, PluginMethods
+from agenthive_server.rpc.plugged import Edge
+from agenthive_server.rpc.plugins import PluginMethods
 from agenthive_server.rpc.server import CannotListen, Listening, Server, drain
 from agenthive_server.rpc.stream import StreamMethods
 from agenthive_server.rpc.tasks import TaskMethods
 from agenthive_server.rpc.tls import BadCertificate, ServerTls, TlsFiles
 from agenthive_server.rpc.worker import WorkerMethods
-from agenthive_server.runner.local import JoinToken, LocalRunner
-from agenthive_server.settings import Settings, data_dir, runner_environment
+from agenthive_server.runner.local import LocalRunner
+from agenthive_server.settings import Settings, SettingsError, data_dir, runner_environment
 from agenthive_server.storage.committer import Committer
+from agenthive_server.surroundings import Surroundings
 from agenthive_server.vitals import Vitals, server_version
 
 
@@ -95,7 +101,15 @@ def describe_chain() -> str:
 class App:
     """A whole server in this process: `open`, then `close`. `port` is where it listens."""
 
-    def __init__(self, settings: Settings, *, config_path: Path | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        config_path: Path | None = None,
+        clock: Clock | None = None,
+        registry: Registry | None = None,
+    ) -> None:
+        """`registry`: the plugins there are; None looks for what is installed. Raises `StartError`."""
         self.settings = settings
         self.clock = clock or SystemClock()
         self.new_id = Ids(self.clock)
@@ -141,12 +155,35 @@ class App:
             board=self.board,
             loops=self.loops,
         )
+        switch = Switch()
+        self.adapter = Adapter(switch, message_limit=server.message_limit_bytes)
+        always_on = (*self.built_in.interceptors, self.disk)
+        self.edge = Edge(self.adapter, switch, self.board, self.kernel.hooks, always_on)
+        self.plugins = self._plugin_host(discover() if registry is None else registry)
+        self.vitals.add(self.plugins.probe)
         self.tls: ServerTls | None = None
         self.runner: LocalRunner | None = None
-        self.join_token: JoinToken | None = None
-        """Set by who asks workers for one: makes the token the local runner joins with, once for each start of it."""
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
+
+    def _plugin_host(self, registry: Registry) -> PluginHost:
+        surroundings = Surroundings(
+            clock=self.clock,
+            new_id=self.new_id,
+            kernel=self.kernel,
+            vitals=self.vitals,
+            committer=self.committer,
+            built_in=self.built_in,
+            folder=data_dir(self.settings),
+            verbs=lambda name: PluginVerbs(self.kernel, name),
+        )
+        dispatch = NoHandlers()
+        try:
+            return build_host(
+                self.settings.plugins, registry, self.kernel, surroundings, self.edge, dispatch, self._exposed
+            )
+        except SettingsError as error:
+            raise StartError(str(error)) from None
 
     # What follows a commit: bound late, because the kernel is built with the committer
     # ---------------------------------
@@ -166,7 +203,10 @@ class App:
 
     async def open(self) -> None:
         """Open the store, fill the memory, listen. Raises `StartError`; what was opened is closed again then."""
-        self._protect(authenticated=False)
+        self._load_tls()
+        if self.tls is None and not self.settings.server.insecure:
+            # Whether callers are authenticated shows when the plugins are open; this is missing whatever they do.
+            self._require_protected(authenticated=False)
         try:
             await self.store.open()
         except StoreUnusable as error:
@@ -187,9 +227,16 @@ class App:
                 "output_notifier": self.output.notifier.run,
                 "event_loop": self.vitals.lag.run,
                 "vitals": self.vitals.run,
+                "plugins": self.plugins.run,
                 **({"tls": self.tls.run} if self.tls else {}),
             }
         )
+        try:
+            await self.plugins.open()
+            self._require_protected(authenticated=self.plugins.protected)
+        except (KernelError, StartError) as error:
+            await self._shut()
+            raise StartError(str(error)) from None
         await fleet.muster(self.kernel.agents, self.settings.agents, self._config_dir)
         await self._server.start()
         self.port = self._server.ports[0]
@@ -203,13 +250,12 @@ class App:
 
     def _listen(self) -> Server:
         server = self.settings.server
-        adapter = Adapter(
-            Switch(build_chain((*self.built_in.interceptors, self.disk))), message_limit=server.message_limit_bytes
-        )
-        add_services(adapter, self._services(), self.board)
+        self.edge.plug(())
+        add_services(self.adapter, self._services(), self.board)
+        self.edge.announce(self.plugins.services())
         age = server.maximum_connection_age_seconds or None
         return Server(
-            adapter,
+            self.adapter,
             Listening(
                 addresses=(server.listen,),
                 tls=self.tls,
@@ -220,20 +266,33 @@ class App:
             ),
         )
 
-    def _protect(self, *, authenticated: bool) -> None:
-        """Read certificate and key, and refuse an address that needs more protection than there is."""
-        server, files = self.settings.server, self.settings.server.tls
-        try:
-            for listen in filter(None, (server.listen, files.mutual_listen)):
-                tls = bool(files.certificate)
-                require_protected(listen, tls=tls, authenticated=authenticated, insecure=server.insecure)
-            if files.certificate:
-                client_ca = Path(files.client_ca) if files.client_ca else None
-                paths = TlsFiles(certificate=Path(files.certificate), key=Path(files.key), client_ca=client_ca)
+    def _load_tls(self) -> None:
+        """Read certificate and key."""
+        files = self.settings.server.tls
+        if files.certificate:
+            client_ca = Path(files.client_ca) if files.client_ca else None
+            paths = TlsFiles(certificate=Path(files.certificate), key=Path(files.key), client_ca=client_ca)
+            try:
                 self.tls = ServerTls(paths, self.clock)
-                self.vitals.add(self.tls.probe)
-        except (Unprotected, BadCertificate) as error:
+            except BadCertificate as error:
+                raise StartError(str(error)) from None
+            self.vitals.add(self.tls.probe)
+
+    def _addresses(self) -> list[str]:
+        return [listen for listen in (self.settings.server.listen, self.settings.server.tls.mutual_listen) if listen]
+
+    def _require_protected(self, *, authenticated: bool) -> None:
+        """Refuse an address that needs more protection than there is."""
+        insecure = self.settings.server.insecure
+        try:
+            for listen in self._addresses():
+                require_protected(listen, tls=self.tls is not None, authenticated=authenticated, insecure=insecure)
+        except Unprotected as error:
             raise StartError(str(error)) from None
+
+    def _exposed(self) -> bool:
+        hosts = [listen.rpartition(":")[0] for listen in self._addresses()]
+        return not self.settings.server.insecure and not all(map(is_loopback, hosts))
 
     def _services(self) -> Services:
         kernel, server = self.kernel, self.settings.server
@@ -247,12 +306,12 @@ class App:
             report=ReportMethods(
                 self.vitals.report,
                 self.vitals.facts,
-                (self.vitals.metrics, self.built_in.metrics, self.worker.metrics, *tls_metrics),
+                (self.vitals.metrics, self.built_in.metrics, self.worker.metrics, self.plugins.metrics, *tls_metrics),
             ),
             worker=self.worker,
             messaging=self.messaging,
             blobs=BlobMethods(self.store, self.clock, most_bytes=server.maximum_blob_bytes),
-            plugins=PluginMethods(NoPlugins()),
+            plugins=PluginMethods(self.plugins),
         )
 
     def _longest_stream(self) -> float | None:
@@ -279,7 +338,7 @@ class App:
             folder,
             keep=self.settings.server.keep_runner,
             environment=runner_environment(),
-            join_token=self.join_token,
+            join_token=self.plugins.join_token,
         )
         self._running_runner = asyncio.create_task(self.runner.run())
 
@@ -306,6 +365,11 @@ class App:
                 ),
                 hurry=hurry,
             )
+        await self._shut()
+
+    async def _shut(self) -> None:
+        """Close what is open, when nobody is served any more."""
+        await self.plugins.close()
         await self.loops.stop()
         await self.committer.stop()
         if self._committing is not None:

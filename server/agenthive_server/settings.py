@@ -169,12 +169,41 @@ class FleetAgent(Table, frozen=True, kw_only=True):
     cpu_seconds: int = 0
 
 
+class PluginsSettings(Table, frozen=True, kw_only=True):
+    """`[plugins]`: which are on, and what they may do. `[plugins.NAME]` holds the settings of one plugin.
+
+    Both are the first state: what is switched while the server runs (`hive plugins`) is kept in the store and counts
+    from then on. `required = true` in `[plugins.NAME]`: it is on, and the server does not start without it.
+    """
+
+    # Names of the plugins that are on.
+    enabled: list[str] = []
+    # Longest an inline interceptor or hook may take; longer is a failure.
+    inline_seconds: float = 0.05
+    # Longest the interceptors of one call may wait together.
+    call_seconds: float = 1.0
+    # So many failures within `window_seconds` switch a plugin off, unless its failure means that calls are refused.
+    maximum_failures: int = 5
+    window_seconds: float = 60.0
+    # Tasks a plugin may have at once; more are a leak.
+    maximum_tasks: int = 200
+    # Code that blocks the event loop for so long is switched off; 0: nobody watches.
+    block_seconds: float = 1.0
+    # Longest a plugin may take to open.
+    open_seconds: float = 30.0
+    # Seconds calls in flight may take to finish when a plugin is switched off.
+    grace_seconds: float = 2.0
+    # Not set itself: the tables `[plugins.NAME]`, by name.
+    by_name: dict[str, dict[str, Any]] = {}
+
+
 class Settings(Table, frozen=True, kw_only=True):
     """Everything that can be set."""
 
     server: ServerSettings = ServerSettings()
     limits: LimitSettings = LimitSettings()
     runner: RunnerSettings = RunnerSettings()
+    plugins: PluginsSettings = PluginsSettings()
     agents: list[FleetAgent] = []
 
 
@@ -202,6 +231,7 @@ def load(
     overrides.update({name: value for name, value in (flags or {}).items() if value is not None})
     for name, value in overrides.items():
         _override(raw, name, value)
+    _gather_plugins(raw)
     try:
         settings = msgspec.convert(raw, Settings)
     except msgspec.ValidationError as error:
@@ -220,6 +250,15 @@ def _override(raw: dict[str, Any], name: str, value: Any) -> None:
             raise SettingsError(f"{name}: {table} is not a table")
         target = inner
     target[key] = value
+
+
+def _gather_plugins(raw: dict[str, Any]) -> None:
+    """Move the tables `[plugins.NAME]` to where they are expected: their names are not known here."""
+    plugins = raw.get("plugins")
+    if isinstance(plugins, dict):
+        tables = {name: plugins.pop(name) for name in list(plugins) if isinstance(plugins[name], dict)}
+        plugins.pop("by_name", None)
+        plugins["by_name"] = tables
 
 
 def _read(path: Path | None) -> str:
@@ -259,7 +298,7 @@ def _check(settings: Settings, path: Path | None, text: str) -> None:
             raise SettingsError(_explain(f"Expected a command, got an empty list - at `{place}.command`", path, text))
         if not 1 <= agent.slots <= 1_000:
             raise SettingsError(_explain(f"Expected 1 to 1000, got {agent.slots} - at `{place}.slots`", path, text))
-    for table in ("server", "limits", "runner"):
+    for table in ("server", "limits", "runner", "plugins"):
         for name, value in msgspec.structs.asdict(getattr(settings, table)).items():
             if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < 1e12:
                 raise SettingsError(_explain(f"Expected zero or more, got {value} - at `$.{table}.{name}`", path, text))
@@ -298,6 +337,7 @@ def _known(steps: str) -> list[str]:
         "server.tls": TlsSettings,
         "limits": LimitSettings,
         "runner": RunnerSettings,
+        "plugins": PluginsSettings,
         "agents": FleetAgent,
     }
     return list(kinds.get(table, Settings).__struct_fields__)

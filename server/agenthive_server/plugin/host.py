@@ -278,6 +278,18 @@ class PluginHost:
         """Whether a plugin is on that lets no call through without credentials."""
         return bool(self._rack.protectors())
 
+    async def join_token(self) -> str:
+        """Return a token with which the server's own runner may join; empty where nobody asks for one."""
+        for standing in self._rack.standings.values():
+            instance = standing.instance
+            if instance is not None and instance.plugin.join_token is not None:
+                return await instance.plugin.join_token()
+        return ""
+
+    def services(self) -> dict[str, str]:
+        """Return the services plugins bring, on or off, each with the plugin's name."""
+        return {service: registration.name for registration in self.registry for service in registration.services}
+
     def report(self, name: str) -> PluginReport:
         """Return one plugin as operators see it. Raises `NotFound`."""
         why = self.registry.broken.get(name)

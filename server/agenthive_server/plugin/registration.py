@@ -127,3 +127,5 @@ class Plugin:
     tasks: tuple[Background, ...] = ()
     protects: bool = False
     """Whether no call gets through without valid credentials: what a server that listens beyond loopback asks for."""
+    join_token: Callable[[], Awaitable[str]] | None = None
+    """Makes a token with which the server's own runner may join, once; asked whenever that runner is started."""

@@ -23,7 +23,8 @@ from google.protobuf.message_factory import GetMessageClass
 
 from agenthive_server import telemetry
 from agenthive_server.kernel.errors import BadRequest, DeadlineExceeded, KernelError, NotImplementedHere
-from agenthive_server.plugin.api import OK, Call, Outcome, Policy
+from agenthive_server.plugin.calls import OK, Call, Outcome, Policy
+from agenthive_server.plugin.services import plugin_off
 
 from . import status
 from .chain import Chain, Switch
@@ -49,6 +50,8 @@ class Adapter(grpc.GenericRpcHandler):
         self._limit = message_limit
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._services: frozenset[str] = frozenset()
+        # Services of plugins, also of those that are off, with the plugin that brings them.
+        self.owners: Mapping[str, str] = {}
 
     @property
     def services(self) -> frozenset[str]:
@@ -93,6 +96,8 @@ class Adapter(grpc.GenericRpcHandler):
         service = path[1:].partition("/")[0]
         what = "method" if service in self._services else "service"
         error = NotImplementedHere(f"this server has no {what} {path if what == 'method' else service!r}")
+        if what == "service" and service in self.owners:
+            error = plugin_off(self.owners[service], f"the service {service}")
 
         async def refuse(requests: object, context: Context) -> None:
             await _abort(context, error, ())

@@ -73,6 +73,10 @@ class AccessLog:
             }
             _access.debug("rpc %s %s in %.1f ms", call.method, outcome.code, seconds * 1e3, extra=fields)
 
+    def calls(self) -> dict[tuple[str, str], int]:
+        """Return how many calls were answered, by method and status code."""
+        return dict(self._calls)
+
     def metrics(self) -> Iterator[Sample]:
         """Yield the counters."""
         for (method, code), count in self._calls.items():

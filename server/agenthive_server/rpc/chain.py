@@ -90,5 +90,10 @@ class Switch:
 def describe(chain: Chain) -> list[tuple[str, str, str]]:
     """Return stage, name and source of each interceptor, outermost first, for `agenthived show-chain`."""
     return [
-        (Stage(entry.interceptor.stage).name, type(entry.interceptor).__name__, entry.source) for entry in chain.entries
+        (Stage(entry.interceptor.stage).name, _name(entry.interceptor), entry.source) for entry in chain.entries
     ]
+
+
+def _name(interceptor: Interceptor) -> str:
+    # A plugin's stands behind a wall, and is the one of interest.
+    return type(getattr(interceptor, "inner", interceptor)).__name__

@@ -25,6 +25,7 @@ from agenthive_server.kernel.health import Health, Reading, Status
 from agenthive_server.kernel.records import Payload
 from agenthive_server.kernel.tasks import Task
 from agenthive_server.plugin.api import Policy
+from agenthive_server.plugin.standing import PluginReport
 from agenthive_server.rpc.adapter import Adapter
 from agenthive_server.rpc.agents import AgentMethods
 from agenthive_server.rpc.blobs import BlobMethods
@@ -34,7 +35,7 @@ from agenthive_server.rpc.convert.events import event_bytes
 from agenthive_server.rpc.health import Board, Facts, ReportMethods
 from agenthive_server.rpc.messaging import MessagingMethods
 from agenthive_server.rpc.orchestrator import Services, add_services
-from agenthive_server.rpc.plugins import Installed, PluginMethods
+from agenthive_server.rpc.plugins import NoPlugins, PluginMethods
 from agenthive_server.rpc.policy import POLICIES
 from agenthive_server.rpc.server import Listening, Server
 from agenthive_server.rpc.stream import StreamMethods, snapshot_events
@@ -114,14 +115,17 @@ class Output:
         self.chunks.append((task_id, epoch, offset, data, stream))
 
 
-class Registry:
-    """Plugins as the test says."""
+class Installed(NoPlugins):
+    """Plugins as the test says; nobody switches them."""
 
     def __init__(self) -> None:
-        self.plugins: list[Installed] = []
+        self.plugins: list[PluginReport] = []
 
-    def installed(self) -> list[Installed]:
+    def reports(self) -> list[PluginReport]:
         return self.plugins
+
+    def report(self, name: str) -> PluginReport:
+        return next((each for each in self.plugins if each.name == name), None) or super().report(name)
 
 
 class Edge:
@@ -139,7 +143,7 @@ class Edge:
         self.adapter = Adapter(self.switch)
         self.board = Board()
         self.output = Output()
-        self.registry = Registry()
+        self.installed = Installed()
         self.health = Health(clock)
         self.readings = [("store", Reading(Status.OK, latency=0.25)), ("notifier", Reading(Status.DEGRADED, "away"))]
         self.health.add(lambda: self.readings)
@@ -153,7 +157,7 @@ class Edge:
             worker=self.worker_methods,
             messaging=self.messaging_methods,
             blobs=BlobMethods(hive.store, clock, most_bytes=8 * 1024 * 1024),
-            plugins=PluginMethods(self.registry),
+            plugins=PluginMethods(self.installed),
         )
         add_services(self.adapter, self.services, self.board)
         self.board.serve(serving=True)

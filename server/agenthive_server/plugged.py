@@ -1,0 +1,119 @@
+"""Plugins as the settings want them: found, checked, and put into a host for one server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agenthive_server.kernel.errors import KernelError
+from agenthive_server.kernel.events import EventType
+from agenthive_server.kernel.kernel import Kernel
+from agenthive_server.plugin.cell import Bounds
+from agenthive_server.plugin.configuration import configured, shown
+from agenthive_server.plugin.host import First, PluginHost
+from agenthive_server.plugin.instance import Server
+from agenthive_server.plugin.rack import Dispatch, Patience, Socket
+from agenthive_server.plugin.registration import Handler
+from agenthive_server.plugin.registry import Registry
+from agenthive_server.plugin.wanted import WantedSet
+from agenthive_server.settings import PluginsSettings, SettingsError
+
+
+def first_states(settings: PluginsSettings, registry: Registry) -> dict[str, First]:
+    """Return what the settings say of each plugin.
+
+    Raises `SettingsError` for one that is not installed, and for settings that do not fit.
+    """
+    found: dict[str, First] = {}
+    for name in {**dict.fromkeys(settings.enabled), **settings.by_name}:
+        raw = dict(settings.by_name.get(name, {}))
+        required = raw.pop("required", False)
+        if not isinstance(required, bool):
+            raise SettingsError(f"plugins.{name}.required: expected true or false")
+        _check(registry, name, raw)
+        found[name] = First(enabled=name in settings.enabled, required=required, config=raw)
+    return found
+
+
+def _check(registry: Registry, name: str, raw: Mapping[str, Any]) -> None:
+    registration = registry.find(name)
+    if registration is None:
+        if name in registry.broken:
+            return
+        installed = ", ".join(each.name for each in registry) or "none"
+        raise SettingsError(f"plugins.{name}: no such plugin is installed; there are {installed}")
+    try:
+        configured(registration, raw)
+    except KernelError as error:
+        field = error.field.removeprefix("config").removeprefix(".")
+        raise SettingsError(f"plugins.{name}{'.' if field else ''}{field}: {error.message}") from None
+
+
+def without_secrets(settings: PluginsSettings, registry: Registry) -> dict[str, dict[str, Any]]:
+    """Return the settings of each plugin in effect, for people."""
+    states = first_states(settings, registry)
+    return {
+        name: {
+            "required": first.required,
+            **(shown(registration, first.config) if (registration := registry.find(name)) else {}),
+        }
+        for name, first in states.items()
+    }
+
+
+class NoHandlers:
+    """Calls no handlers."""
+
+    async def attach(self, plugin: str, handlers: Mapping[EventType, Handler]) -> None:
+        """Do nothing."""
+
+    async def detach(self, plugin: str) -> None:
+        """Do nothing."""
+
+    def lag(self, plugin: str) -> int:
+        """Return nothing."""
+        return 0
+
+    def failing(self, plugin: str) -> str:
+        """Return nothing."""
+        return ""
+
+
+def build_host(
+    settings: PluginsSettings,
+    registry: Registry,
+    kernel: Kernel,
+    server: Server,
+    socket: Socket,
+    dispatch: Dispatch,
+    exposed: Callable[[], bool],
+) -> PluginHost:
+    """Return the host of a server's plugins, not opened. Raises `SettingsError`."""
+    return PluginHost(
+        registry,
+        first_states(settings, registry),
+        server,
+        WantedSet(kernel.decisions, kernel.state, server.clock),
+        socket,
+        dispatch,
+        bounds=bounds(settings),
+        patience=patience(settings),
+        exposed=exposed,
+    )
+
+
+def bounds(settings: PluginsSettings) -> Bounds:
+    """Return what a plugin may do before it is switched off."""
+    return Bounds(
+        inline=settings.inline_seconds,
+        call=settings.call_seconds,
+        failures=max(1, settings.maximum_failures),
+        window=settings.window_seconds,
+        tasks=settings.maximum_tasks,
+        block=settings.block_seconds,
+    )
+
+
+def patience(settings: PluginsSettings) -> Patience:
+    """Return how long the host waits for a plugin."""
+    return Patience(open=settings.open_seconds, grace=settings.grace_seconds)
