@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from agenthive_server.settings import SettingsError, load
+from agenthive_server.settings import SettingsError, load, runner_environment
 
 FLEET = """\
 [server]
@@ -63,3 +63,44 @@ def test_a_mistake_is_told_with_its_line_and_what_was_expected(tmp_path: Path, l
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="No such file"):
         load(tmp_path / "none.toml", environ={})
+
+
+def test_a_table_in_a_table_is_set_from_everywhere(tmp_path: Path) -> None:
+    path = write(tmp_path, "[server.tls]\ncertificate = 'file.pem'\nkey = 'file-key.pem'\n")
+    environ = {"AGENTHIVE_SERVER__TLS__KEY": "variable-key.pem", "AGENTHIVE_SERVER__RUNNER": "false"}
+    tls = load(path, environ=environ, flags={"server.tls.client_ca": "flag.pem"}).server.tls
+    assert (tls.certificate, tls.key, tls.client_ca) == ("file.pem", "variable-key.pem", "flag.pem")
+    assert tls.required
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[server.tls]\ncert = 'x'", ":2: server.tls.cert: unknown key `cert`; known are certificate, key"),
+        ("[server.tls]\n\nkey = 'x'", ":1: server.tls: `certificate` and `key` belong together"),
+        ("[server.tls]\ncertificate = 'c'\nkey = 1", ":3: server.tls.key: Expected `str`"),
+        ("[runner]\ncertificate = 'c'", ":2: runner.certificate: `certificate` and `key` belong together"),
+        (
+            "[server.tls]\ncertificate = 'c'\nkey = 'k'\nclient_ca = 'a'\n[runner]\n",
+            ":5: runner: the server requires client certificates, and its own runner has none",
+        ),
+    ],
+)
+def test_a_mistake_about_tls_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(SettingsError) as caught:
+        load(path, environ={})
+    assert f"{path}{told}" in str(caught.value)
+
+
+def test_a_table_cannot_be_put_into_a_value(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="tls is not a table"):
+        load(write(tmp_path, "[server]\ntls = 1\n"), environ={"AGENTHIVE_SERVER__TLS__KEY": "k"})
+
+
+def test_a_local_runner_does_not_get_in_with_what_a_caller_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("TOKEN", "TOKEN_FILE", "CA", "CERT", "KEY"):
+        monkeypatch.setenv(f"AGENTHIVE_{name}", "x")
+    monkeypatch.setenv("AGENTHIVE_LIMITS__UNANSWERED_LIMIT", "4")
+    names = [name for name in runner_environment() if name.startswith("AGENTHIVE_")]
+    assert names == ["AGENTHIVE_LIMITS__UNANSWERED_LIMIT"]
