@@ -117,6 +117,8 @@ class Detector:
     """Value, expected value and score of the worst of them."""
     started: float = 0.0
     shifted: bool = False
+    away: int = 0
+    """Values since it began that were far from what was expected."""
 
     @property
     def open(self) -> bool:
@@ -160,7 +162,7 @@ class Detector:
 
     def _begin(self, time: float, value: float, expected: float, score: float) -> Finding:
         self.started, self.scores, self.unusual = time, [score], [self._scaled(value)]
-        self.worst = (value, self._plain(expected), score)
+        self.worst, self.away = (value, self._plain(expected), score), 1
         # A sum that has grown over several values is a shift from the start.
         self.shifted = abs(score) < 2.5 * self.sensitivity
         return self._told()
@@ -177,7 +179,8 @@ class Detector:
         worse = unusual and abs(score) > abs(self.worst[2])
         if worse:
             self.worst = (value, self._plain(expected), score)
-        turns = not self.shifted and len(self.unusual) > SHIFT_AFTER
+        self.away += abs(score) >= 1.25 * self.sensitivity
+        turns = not self.shifted and self.away > SHIFT_AFTER
         self.shifted = self.shifted or turns
         return self._told() if worse or turns else None
 

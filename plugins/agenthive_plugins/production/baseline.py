@@ -3,9 +3,9 @@
 Level and scatter are robust exponential smoothing after Gelper, Fried and Croux, "Robust forecasting with exponential
 and Holt-Winters smoothing" (Journal of Forecasting 29, 2010): a value is pulled in to two standard deviations before
 the level follows it, and the scatter follows a bounded (biweight) loss, so that what is unusual does not become usual
-by itself. The profile holds, for each hour of a week, how far its median lies from the mean of all. Until an hour of
-the week was seen twice, what the same hour of other days agrees on takes its place; nothing of it is used in the first
-two days.
+by itself. The profile holds, for each hour of a week, how far its median lies from the mean of the day around it (the
+classical centred moving average). Until an hour of the week was seen twice, what the same hour of other days agrees on
+takes its place; nothing of it is used before every hour of the day was seen twice, which takes three days.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ _CAREFUL: Final = 1.5
 """The scatter of so few values as at the start may well be this much larger than it looks."""
 _WEEKS: Final = 0.3
 """The share of its deviation a cell of the profile follows each week."""
+_AROUND: Final = 25
+"""Hours of which the middle one is settled by the mean of all."""
 _LEAST_OF_HOUR: Final = 10
 """Values an hour must have had for its median to count."""
 
@@ -43,8 +45,8 @@ class Profile:
     """How often each cell was settled."""
     hour: int = -1
     values: list[float] = field(default_factory=list)
-    mean: float = 0.0
-    hours_seen: int = 0
+    recent: list[float] = field(default_factory=list)
+    """Medians of the hours before this one, without a gap; a day around the one that is settled next."""
 
     def at(self, time: float) -> float | None:
         """Return the usual offset at a time, between the middles of two hours; None while it cannot be known."""
@@ -63,34 +65,38 @@ class Profile:
         return _agreed([cell for cell in same_hour if cell is not None])
 
     def learn(self, time: float, value: float) -> None:
-        """Take in a value; the hour before it is settled when a new one begins."""
+        """Take in a value; the hour before it is over when a new one begins."""
         hour = math.floor(time / 3_600.0)
         if hour != self.hour:
-            self._settle()
+            self._over()
+            if hour != self.hour + 1:
+                self.recent = []
             self.hour, self.values = hour, []
         self.values.append(value)
 
     def shift(self, by: float) -> None:
         """Take it that everything lies higher from now on: that is not because of the hour."""
-        self.mean += by
+        self.recent = [value + by for value in self.recent]
         self.values = []
 
-    def _settle(self) -> None:
+    def _over(self) -> None:
         if len(self.values) < _LEAST_OF_HOUR:
+            self.recent = []
             return
-        middle = median(self.values)
-        self.hours_seen += 1
-        # The mean over a day at first, over a week later on.
-        self.mean += (middle - self.mean) / min(self.hours_seen, HOURS_OF_WEEK)
-        place = self.hour % HOURS_OF_WEEK
-        cell, offset = self.cells[place], middle - self.mean
+        self.recent = [*self.recent[-_AROUND + 1 :], median(self.values)]
+        if len(self.recent) < _AROUND:
+            return
+        # The ends are the same hour of the day: each counts half.
+        mean = (sum(self.recent) - (self.recent[0] + self.recent[-1]) / 2.0) / (_AROUND - 1)
+        place = (self.hour - _AROUND // 2) % HOURS_OF_WEEK
+        cell, offset = self.cells[place], self.recent[_AROUND // 2] - mean
         self.cells[place] = offset if cell is None else cell + _WEEKS * (offset - cell)
         self.seen[place] += 1
 
     @property
     def ready(self) -> bool:
         """Whether every hour of the day was seen twice."""
-        return self.hours_seen >= 48 and all(self._cell(hour) is not None for hour in range(24))
+        return sum(self.seen) >= 48 and all(self._cell(hour) is not None for hour in range(24))
 
 
 @dataclass(slots=True)

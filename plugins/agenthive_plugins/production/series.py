@@ -213,6 +213,20 @@ class SeriesSet:
         if number:
             self.add(name, time, Bucket(1, number, number, number))
 
+    def spread(self, name: str, start: float, end: float) -> None:
+        """Add to a series the seconds from `start` to `end`, each where it belongs; what is kept no more is left out.
+
+        Of what is longer ago than the finer buckets are kept, only the coarser ones take notice.
+        """
+        series = self.open(name)
+        for level in series.levels if series else ():
+            width = level.span.width
+            begin = max(start, end - level.span.kept)
+            for number in range(math.floor(begin / width), math.ceil(end / width)):
+                seconds = min(end, (number + 1) * width) - max(begin, number * width)
+                if seconds > 0:
+                    level.merge(number, Bucket(1, seconds, seconds, seconds))
+
     def window(self, name: str, start: float, end: float, now: float) -> Bucket:
         """Return all that a series holds of a window as one bucket; an empty one when there is no such series."""
         series = self._series.get(name)
