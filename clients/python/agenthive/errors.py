@@ -128,6 +128,10 @@ class Vetoed(FailedPrecondition):
     """A plugin refused this change; `metadata["plugin"]` names it."""
 
 
+class PluginConflict(FailedPrecondition):
+    """A plugin cannot be switched as the others stand."""
+
+
 class Aborted(HiveError):
     """The change collided with others; nothing was changed."""
 
@@ -154,9 +158,13 @@ class CursorCompacted(OutOfRange):
 
 
 class Unimplemented(HiveError):
-    """The server has no such method, or it belongs to a plugin that is off (`metadata["plugin"]`)."""
+    """The server has no such method."""
 
     default_code = grpc.StatusCode.UNIMPLEMENTED
+
+
+class PluginDisabled(Unimplemented):
+    """The method belongs to a plugin that is off; `metadata["plugin"]` names the one to enable."""
 
 
 class Internal(HiveError):
@@ -202,6 +210,8 @@ _BY_REASON: dict[str, type[HiveError]] = {
     "SESSION_NOT_FOUND": SessionNotFound,
     "PROTOCOL_VIOLATION": ProtocolViolation,
     "VETOED": Vetoed,
+    "PLUGIN_CONFLICT": PluginConflict,
+    "PLUGIN_DISABLED": PluginDisabled,
     "REVISION_MISMATCH": RevisionMismatch,
     "CURSOR_COMPACTED": CursorCompacted,
 }

@@ -47,12 +47,12 @@ class OperationCalls(Connection):
         return (await self._call(self._plugins.GetPlugin, plugin.GetPluginRequest(name=name), timeout)).plugin
 
     async def enable_plugin(self, name: str, *, request_id: str | None = None, timeout: float | None = None) -> Plugin:
-        """Switch a plugin on, for good. Raises Unimplemented where that takes a restart."""
+        """Switch a plugin on, for good. Raises PluginConflict, and FailedPrecondition when it cannot be opened."""
         request = plugin.EnablePluginRequest(request_id=new_request_id(request_id), name=name)
         return (await self._call(self._plugins.EnablePlugin, request, timeout)).plugin
 
     async def disable_plugin(self, name: str, *, request_id: str | None = None, timeout: float | None = None) -> Plugin:
-        """Switch a plugin off, for good. Raises Unimplemented where that takes a restart."""
+        """Switch a plugin off, for good. Raises PluginConflict when another that is on requires it."""
         request = plugin.DisablePluginRequest(request_id=new_request_id(request_id), name=name)
         return (await self._call(self._plugins.DisablePlugin, request, timeout)).plugin
 
@@ -61,12 +61,17 @@ class OperationCalls(Connection):
         name: str,
         config: Mapping[str, JsonValue],
         *,
+        revision: int = 0,
         request_id: str | None = None,
         timeout: float | None = None,
     ) -> Plugin:
-        """Replace all settings of a plugin; what is left out gets its default."""
+        """Replace all settings of a plugin; what is left out gets its default.
+
+        With `revision` only if that is still the plugin's, else RevisionMismatch. Raises InvalidArgument, which names
+        the setting.
+        """
         request = plugin.ConfigurePluginRequest(
-            request_id=new_request_id(request_id), name=name, config=struct_pb2.Struct()
+            request_id=new_request_id(request_id), name=name, config=struct_pb2.Struct(), revision=revision
         )
         request.config.update(config)
         return (await self._call(self._plugins.ConfigurePlugin, request, timeout)).plugin

@@ -50,6 +50,8 @@ class Policy:
     default_deadline: float = 30.0
     longest_deadline: float = 3_600.0
     idempotent: bool = False
+    brief: bool = True
+    """Whether it ends soon by itself, so that a plugin that is switched off waits for those that have begun."""
 
 
 class Transport(Protocol):

@@ -90,7 +90,7 @@ class Cell:
         self.acts: list[Act] = []
         # Files and folders its code lies in.
         self.roots: tuple[str, ...] = ()
-        # Unary calls that have entered and not left it yet; streams are not waited for. A plain number, because every
+        # Brief calls that have entered and not left it yet; others are not waited for. A plain number, because every
         # call changes it twice.
         self.in_flight = 0
         self.tasks: set[asyncio.Task[object]] = set()

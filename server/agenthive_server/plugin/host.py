@@ -160,7 +160,11 @@ class PluginHost:
             await self._rack.closed(standing, instance, 0.0)
             self._rack.stand_down()
             raise
-        await self._rack.replace(standing, instance)
+        if standing.wish.enabled:
+            await self._rack.replace(standing, instance)
+        else:
+            # This call was made before, and another has come since.
+            await self._rack.closed(standing, instance, 0.0)
         return self._report(standing)
 
     async def disable(self, caller: Caller, name: str) -> PluginReport:
@@ -179,8 +183,9 @@ class PluginHost:
             raise conflict(name, f"plugin {name} protects this server, which others can reach")
         wish = Wish(enabled=False, config=standing.wish.config)
         standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_DISABLED)
-        instance = self._rack.take_out(standing, State.DISABLED, "")
-        await self._rack.put_away(standing, instance, self._rack.patience.grace)
+        if not standing.wish.enabled:
+            instance = self._rack.take_out(standing, State.DISABLED, "")
+            await self._rack.put_away(standing, instance, self._rack.patience.grace)
         return self._report(standing)
 
     async def configure(self, caller: Caller, name: str, raw: Raw, revision: int = 0) -> PluginReport:

@@ -48,7 +48,6 @@ def guard_before(
     running, longest = cell.running, cell.bounds.inline
 
     def guarded(call: Call) -> Awaitable[None] | None:
-        unary = not call.policy.load
         if not cell.live:
             _skip(call, act)
             return None
@@ -70,9 +69,9 @@ def guard_before(
             act.seconds += took
             if took > longest:
                 cell.overran(act, took)
-        if unary:
+        if call.policy.brief:
             cell.in_flight += 1
-        return None if waits is None else _wait_before(waits, call, act, unary)
+        return None if waits is None else _wait_before(waits, call, act)
 
     return guarded
 
@@ -87,7 +86,7 @@ def guard_after(
     def guarded(call: Call, outcome: Outcome) -> Awaitable[None] | None:
         if call.skipped is not None and act in call.skipped:
             return None
-        if not call.policy.load:
+        if call.policy.brief:
             cell.in_flight -= 1
         if not cell.live:
             return None
@@ -125,7 +124,7 @@ def _blame(error: KernelError, act: Act) -> None:
         error.reason = "VETOED"
 
 
-async def _wait_before(waits: Awaitable[None], call: Call, act: Act, unary: bool) -> None:
+async def _wait_before(waits: Awaitable[None], call: Call, act: Act) -> None:
     """Wait for an asynchronous `before`. One that failed has not been entered."""
     fine = False
     try:
@@ -134,7 +133,7 @@ async def _wait_before(waits: Awaitable[None], call: Call, act: Act, unary: bool
         _blame(error, act)
         raise
     finally:
-        if not fine and unary:
+        if not fine and call.policy.brief:
             act.cell.in_flight -= 1
     if not fine:
         _skip(call, act)

@@ -8,16 +8,19 @@ from typing import Final
 from agenthive_server.plugin.api import Audience, Load, Policy
 
 _LOOK: Final = Policy(audience=Audience.VIEWER, idempotent=True)
-_WAIT: Final = Policy(audience=Audience.VIEWER, idempotent=True, longest_deadline=86_400.0)
+_WAIT: Final = Policy(audience=Audience.VIEWER, idempotent=True, longest_deadline=86_400.0, brief=False)
 _ACT: Final = Policy(audience=Audience.OPERATOR)
 _ACT_AND_WAIT: Final = Policy(audience=Audience.OPERATOR, longest_deadline=86_400.0)
-_ADMIN: Final = Policy(audience=Audience.ADMIN)
+# Not brief: such a call goes through the very plugin it switches off.
+_SWITCH: Final = Policy(audience=Audience.ADMIN, brief=False)
 _SPEAK: Final = Policy(audience=Audience.AGENT)
 _PROBE: Final = Policy(audience=Audience.ANYONE, load=Load.FREE, idempotent=True)
 
 
 def _stream(audience: Audience, load: Load = Load.STREAM, *, idempotent: bool = True) -> Policy:
-    return Policy(audience=audience, load=load, default_deadline=0.0, longest_deadline=0.0, idempotent=idempotent)
+    return Policy(
+        audience=audience, load=load, default_deadline=0.0, longest_deadline=0.0, idempotent=idempotent, brief=False
+    )
 
 
 _ORCHESTRATOR: Final[dict[str, Policy]] = {
@@ -66,9 +69,9 @@ _SERVICES: Final[dict[str, dict[str, Policy]]] = {
     "agenthive.v1.PluginService": {
         "ListPlugins": _LOOK,
         "GetPlugin": _LOOK,
-        "EnablePlugin": _ADMIN,
-        "DisablePlugin": _ADMIN,
-        "ConfigurePlugin": _ADMIN,
+        "EnablePlugin": _SWITCH,
+        "DisablePlugin": _SWITCH,
+        "ConfigurePlugin": _SWITCH,
     },
     "grpc.health.v1.Health": {
         "Check": _PROBE,

@@ -20,6 +20,7 @@ from agenthive.client import Client
 from agenthive.errors import NotFound
 
 from agenthive_server.app import App
+from agenthive_server.plugin.registry import Registry
 from agenthive_server.settings import load
 from agenthive_server.testing.waiting import eventually
 
@@ -39,16 +40,18 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def open_app(data_dir: Path | None = None, **settings: object) -> AsyncIterator[App]:
+async def open_app(
+    data_dir: Path | None = None, *, registry: Registry | None = None, **settings: object
+) -> AsyncIterator[App]:
     """Run a server in this process, without a runner; keys are settings by dotted name with `__` for the dot.
 
-    Without a data directory everything is kept in memory.
+    Without a data directory everything is kept in memory; without a registry the plugins are those installed.
     """
     flags: dict[str, object] = {"server.listen": "127.0.0.1:0", "server.runner": False}
     flags["server.store"] = "memory:" if data_dir is None else None
     flags["server.data_dir"] = str(data_dir) if data_dir else None
     flags.update({name.replace("__", "."): value for name, value in settings.items()})
-    app = App(load(flags=flags, environ={}))
+    app = App(load(flags=flags, environ={}), registry=registry)
     await app.open()
     try:
         yield app
@@ -57,9 +60,11 @@ async def open_app(data_dir: Path | None = None, **settings: object) -> AsyncIte
 
 
 @asynccontextmanager
-async def open_served(data_dir: Path | None = None, **settings: object) -> AsyncIterator[tuple[App, Client]]:
+async def open_served(
+    data_dir: Path | None = None, *, registry: Registry | None = None, **settings: object
+) -> AsyncIterator[tuple[App, Client]]:
     """Run a server in this process and a client of it."""
-    async with open_app(data_dir, **settings) as app, Client(f"127.0.0.1:{app.port}") as client:
+    async with open_app(data_dir, registry=registry, **settings) as app, Client(f"127.0.0.1:{app.port}") as client:
         yield app, client
 
 
