@@ -184,7 +184,7 @@ plans = st.builds(
 
 
 @given(plans, looks)
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_whatever_happens_an_alert_lives_one_life(plan: Plan, history: list[tuple[str, float]]) -> None:
     watch = Watch(plan)
     begun: list[float] = []

@@ -14,7 +14,7 @@ from agenthive_plugins.production.buckets import (
     pack_histogram,
     unpack_histogram,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 WIDTH = 10 ** (1 / 10)
@@ -29,6 +29,7 @@ def of(values: list[float]) -> Bucket:
 
 
 @given(times, st.floats(0.0, 1.0))
+@settings(deadline=None)
 def test_a_quantile_is_right_up_to_the_width_of_a_bin(values: list[float], share: float) -> None:
     place = max(0, math.ceil(share * len(values)) - 1)
     exact = sorted(values)[place]
@@ -38,6 +39,7 @@ def test_a_quantile_is_right_up_to_the_width_of_a_bin(values: list[float], share
 
 
 @given(times, times)
+@settings(deadline=None)
 def test_joined_buckets_are_the_bucket_of_all_values(one: list[float], two: list[float]) -> None:
     both, whole = joined((of(one), of(two))), of(one + two)
     assert (both.count, both.least, both.most, both.histogram) == (
@@ -50,12 +52,14 @@ def test_joined_buckets_are_the_bucket_of_all_values(one: list[float], two: list
 
 
 @given(times, st.integers(0, 7))
+@settings(deadline=None)
 def test_what_lies_above_a_power_of_ten_is_counted_exactly(values: list[float], power: int) -> None:
     limit = BOUNDS_MS[power * 10]
     assert of(values).above(limit) == pytest.approx(sum(value > limit for value in values))
 
 
 @given(times, st.floats(0.1, 1e6))
+@settings(deadline=None)
 def test_what_lies_above_anything_else_is_right_up_to_its_bin(values: list[float], limit: float) -> None:
     found = of(values).above(limit)
     assert sum(value > limit * WIDTH for value in values) <= found + 1e-6
@@ -74,6 +78,7 @@ def test_an_empty_bucket_says_nothing() -> None:
 
 
 @given(st.dictionaries(st.integers(0, BINS - 1), st.integers(1, 2**32 - 1)))
+@settings(deadline=None)
 def test_a_histogram_comes_back_as_it_was(histogram: dict[int, int]) -> None:
     assert (unpack_histogram(pack_histogram(histogram)) or {}) == histogram
 

@@ -17,7 +17,7 @@ def one(value: float = 1.0) -> Bucket:
 
 
 @given(st.lists(st.tuples(st.floats(0, 3 * DAY), st.floats(0, 100)), max_size=80), st.floats(0, 3 * DAY))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_window_over_everything_holds_everything_once(values: list[tuple[float, float]], started: float) -> None:
     series = SeriesSet(START + started)
     for time, value in values:
@@ -29,7 +29,7 @@ def test_a_window_over_everything_holds_everything_once(values: list[tuple[float
 
 
 @given(st.lists(st.floats(0, 2 * DAY), min_size=1, max_size=60), st.floats(0, 2 * DAY), st.floats(0, DAY))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_a_window_is_exact_up_to_one_bucket_at_each_end(times: list[float], start: float, length: float) -> None:
     series = SeriesSet(START)
     for time in times:

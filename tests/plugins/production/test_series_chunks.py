@@ -37,7 +37,7 @@ def minutes_of(series: SeriesSet, name: str) -> list[tuple[int, Bucket]]:
 
 
 @given(values)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_what_is_stored_comes_back_as_it_was(given_values: list[tuple[str, float, float]]) -> None:
     series = SeriesSet(START)
     for name, time, value in given_values:

@@ -157,7 +157,7 @@ def test_the_limits_are_those_of_the_workbook() -> None:
     st.integers(1, 500),
     st.floats(0.1, 99.9),
 )
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_met_and_budget_agree(indicator: Indicator, bad: int, good: int, value: float) -> None:
     series = SeriesSet(START)
     target = SlaTarget(id="t", indicator=indicator, target_value=value)
