@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import stat
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import grpc
+import pytest
+from agenthive.v1 import worker_service_pb2, worker_service_pb2_grpc
 from agenthive_server.runner.ledger import Ledger
 from agenthive_server.runner.local import LocalRunner, _living
 from agenthive_server.testing.waiting import eventually
@@ -75,3 +80,109 @@ async def test_a_local_runner_stops_the_earlier_one_also_while_its_own_is_starti
     assert _living(tmp_path / "runner") == 0
     assert later._process.returncode == -signal.SIGTERM
     await running
+
+
+class Door(worker_service_pb2_grpc.WorkerServiceServicer):
+    """A server that notes what those who join show, and holds them."""
+
+    def __init__(self) -> None:
+        self.hellos: asyncio.Queue[worker_service_pb2.Hello] = asyncio.Queue()
+
+    async def Connect(
+        self, requests: AsyncIterator[worker_service_pb2.ConnectRequest], context: object
+    ) -> AsyncIterator[worker_service_pb2.ConnectResponse]:
+        async for request in requests:
+            if request.items and request.items[0].HasField("hello"):
+                self.hellos.put_nowait(request.items[0].hello)
+                welcome = worker_service_pb2.Welcome(session_id="s-1", credential="earned-by-joining")
+                item = worker_service_pb2.ControlItem(welcome=welcome)
+                yield worker_service_pb2.ConnectResponse(frame_number=1, items=[item])
+            else:
+                yield worker_service_pb2.ConnectResponse(frame_number=2, acknowledged_frame=request.frame_number)
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[tuple[Door, str]]:
+    made, server = Door(), grpc.aio.server()
+    worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(made, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    yield made, f"127.0.0.1:{port}"
+    await server.stop(0)
+
+
+def shows(pid: int, secret: bytes) -> bool:
+    """Whether a secret is where `ps` looks."""
+    return any(secret in Path(f"/proc/{pid}/{kind}").read_bytes() for kind in ("cmdline", "environ"))
+
+
+async def test_each_start_gets_a_join_token_of_its_own_that_nobody_else_sees(
+    tmp_path: Path, door: tuple[Door, str]
+) -> None:
+    made, target = door
+    minted: list[str] = []
+
+    async def mint() -> str:
+        minted.append(f"token-{len(minted) + 1}")
+        return minted[-1]
+
+    arguments = ["--server", target, "--data-dir", str(tmp_path)]
+    local = LocalRunner(arguments, tmp_path, keep=False, environment=dict(os.environ), join_token=mint)  # noqa: TID251 - a child needs the PATH of this test
+    running = asyncio.create_task(local.run())
+    try:
+        async with asyncio.timeout(30):
+            assert (await made.hellos.get()).join_token == "token-1"
+            first = _living(tmp_path / "runner")
+            assert not shows(first, b"token-1")
+            # What it earned by the token of its server is forgotten with it: the next life has a token of its own.
+            assert not (tmp_path / "runner" / "credential").exists()
+            os.kill(first, signal.SIGKILL)
+            assert (await made.hellos.get()).join_token == "token-2"
+    finally:
+        await local.stop()
+        await running
+    assert minted == ["token-1", "token-2"]
+
+
+async def test_a_token_that_cannot_be_made_delays_the_runner_and_is_logged(
+    tmp_path: Path, door: tuple[Door, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    made, target = door
+    tries = 0
+
+    async def mint() -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise RuntimeError("the store is away")
+        return "late"
+
+    local = LocalRunner(["--server", target, "--data-dir", str(tmp_path)], tmp_path, keep=False, join_token=mint)
+    running = asyncio.create_task(local.run())
+    try:
+        async with asyncio.timeout(30):
+            assert (await made.hellos.get()).join_token == "late"
+    finally:
+        await local.stop()
+        await running
+    assert "no join token for the local runner" in caplog.text
+
+
+async def test_what_a_runner_earned_by_a_token_from_a_file_serves_its_next_life(
+    tmp_path: Path, door: tuple[Door, str]
+) -> None:
+    made, target = door
+    (tmp_path / "token").write_text("from-a-file\n")
+    arguments = ["--server", target, "--data-dir", str(tmp_path), "--join-token-file", str(tmp_path / "token")]
+    for shown in (("from-a-file", ""), ("", "earned-by-joining")):
+        local = LocalRunner(arguments, tmp_path, keep=False)
+        running = asyncio.create_task(local.run())
+        try:
+            async with asyncio.timeout(30):
+                hello = await made.hellos.get()
+                assert (hello.join_token, hello.credential) == shown
+                await eventually((tmp_path / "runner" / "credential").exists)
+        finally:
+            await local.stop()
+            await running
+    assert stat.S_IMODE((tmp_path / "runner" / "credential").stat().st_mode) == 0o600
