@@ -7,6 +7,7 @@ nothing follows the first. Groups are numbered without a hole by the store itsel
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -155,8 +156,10 @@ class Segment:
             content = content[written:]
 
     def sync(self) -> None:
-        """Return when everything written is on disk; raises OSError."""
+        """Return when everything written is on disk; raises OSError, also when somebody has taken the file away."""
         os.fdatasync(self._handle)
+        if not os.path.samestat(os.fstat(self._handle), self.path.stat()):
+            raise FileNotFoundError(errno.ENOENT, "another file has its name", str(self.path))
 
     def close(self) -> None:
         """Close the file."""
