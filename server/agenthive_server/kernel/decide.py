@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
 from .agents import Agent
-from .changes import ChangeSet, Committed, Conflicted, Outcome, Rejected
+from .changes import ChangeSet, Committed, Conflicted, Rejected
 from .errors import BadRequest, Conflict, KernelError, agent_not_found, task_not_found
 from .events import Event
 from .memory import ALWAYS_COMPLETE, Memory
 from .messages import Message
+from .pending import Pending
 from .ports import Store
 from .records import Key, Kind, Record, Ref, RequestRecord
 from .sessions import Session
@@ -57,7 +57,7 @@ class View:
     def __init__(self, memory: Memory, extra: dict[Ref, Record | None]) -> None:
         self._memory = memory
         self._extra = extra
-        self._rests_on: list[asyncio.Future[object]] = []
+        self._rests_on: list[Pending] = []
         self.changes = ChangeSet()
         # Records taken as absent without looking: a commit would find out, a refusal has to look first.
         self.guesses: list[Ref] = []
@@ -75,7 +75,7 @@ class View:
             return found
         found, flight = self._memory.look(ref)
         if flight is not None:
-            self._rests_on.append(flight.future)
+            self._rests_on.append(flight.outcome)
         elif found is None:
             found = self._extra.get(ref)
         return found if found is None or not changes.deletes or ref not in changes.deletes else None
@@ -171,9 +171,9 @@ class View:
 
     async def settled(self) -> bool:
         """Wait until the outcome of everything the decision rests on is known; False when any of it failed."""
-        for future in self._rests_on:
+        for pending in self._rests_on:
             try:
-                outcome = await asyncio.shield(future)
+                outcome = await pending
             except KernelError:
                 return False
             if not isinstance(outcome, Committed):
@@ -181,7 +181,7 @@ class View:
         return True
 
 
-Submit = Callable[[ChangeSet], "asyncio.Future[Outcome]"]
+Submit = Callable[[ChangeSet], Pending]
 
 
 class Decisions:
@@ -222,8 +222,7 @@ class Decisions:
                 if await view.settled():
                     return answer
                 continue
-            # Shielded: others may rest on this outcome, and a caller that goes away must not take it from them.
-            outcome = await asyncio.shield(self.commit(view.changes))
+            outcome = await self.commit(view.changes)
             if isinstance(outcome, Conflicted):
                 await self._read(outcome.refs, extra)
                 continue
@@ -232,14 +231,14 @@ class Decisions:
             return answer
         raise Conflict("the change kept colliding with others; repeat it", retry_after=0.1)
 
-    def commit(self, changes: ChangeSet) -> asyncio.Future[Outcome]:
+    def commit(self, changes: ChangeSet) -> Pending:
         """Submit a change set and make it the latest state at once."""
         try:
-            future = self._submit(changes)
+            pending = self._submit(changes)
         except ValueError as error:
             raise BadRequest(f"this is too much for one change: {error}; send less at once") from None
-        self.memory.apply(changes, cast("asyncio.Future[object]", future))
-        return future
+        self.memory.apply(changes, pending)
+        return pending
 
     async def refresh(self, refs: Sequence[Ref]) -> None:
         """Read records anew that turned out to be out of date."""

@@ -56,8 +56,7 @@ class Dispatcher:
         if not chosen:
             return True
         try:
-            # Shielded: answers may rest on this outcome when the loop is cancelled.
-            outcome = await asyncio.shield(self._decisions.commit(view.changes))
+            outcome = await self._decisions.commit(view.changes)
         except KernelError as error:
             self.failing = error.message
             self._put_back(chosen)

@@ -11,7 +11,6 @@ of a change set were told, `after_changes` are called.
 
 from __future__ import annotations
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import TypeVar, cast
@@ -19,6 +18,7 @@ from typing import TypeVar, cast
 from .agents import Agent
 from .changes import ChangeSet
 from .messages import Message, MessageState
+from .pending import Pending
 from .records import Key, Kind, Record, Ref
 from .sessions import Session
 from .tasks import Progress, Task
@@ -38,13 +38,13 @@ ALWAYS_COMPLETE = frozenset({Kind.AGENT, Kind.SESSION, Kind.BROADCAST, Kind.CURS
 class Flight:
     """Changes of one record that are not committed yet, oldest first; None stands for a removal."""
 
-    __slots__ = ("committed", "future", "pending")
+    __slots__ = ("committed", "outcome", "pending")
 
-    def __init__(self, committed: Record | None, future: asyncio.Future[object]) -> None:
+    def __init__(self, committed: Record | None, outcome: Pending) -> None:
         self.committed = committed
         self.pending: list[tuple[ChangeSet, Record | None]] = []
         # The outcome of the newest.
-        self.future = future
+        self.outcome = outcome
 
 
 def is_open(record: Record) -> bool:
@@ -122,15 +122,15 @@ class Memory:
 
     # Change sets ----------------------------------------------------------------------------------------------------
 
-    def apply(self, changes: ChangeSet, future: asyncio.Future[object]) -> None:
-        """Make a submitted change set the latest state; `future` ends when its outcome is known."""
+    def apply(self, changes: ChangeSet, outcome: Pending) -> None:
+        """Make a submitted change set the latest state; `outcome` is what will become of it."""
         flights = self._flights
         for ref, record in _rows(changes):
             flight = flights.get(ref)
             if flight is None:
-                flight = flights[ref] = Flight(self.latest(ref), future)
+                flight = flights[ref] = Flight(self.latest(ref), outcome)
             else:
-                flight.future = future
+                flight.outcome = outcome
             flight.pending.append((changes, record))
             self._change(ref, record)
         self._changed()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -157,6 +157,3 @@ NewId = Callable[[], str]
 
 Chance = Callable[[], float]
 """Uniform in [0, 1); the source of jitter."""
-
-Submit = Callable[[ChangeSet], Awaitable[Outcome]]
-"""Hands a change set to the committer."""

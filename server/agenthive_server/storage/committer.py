@@ -12,6 +12,7 @@ from agenthive_server.kernel.changes import MAX_ROWS, ChangeSet, Outcome
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import Draining, KernelError, OutcomeUnknown, Overloaded, StoreUnavailable
 from agenthive_server.kernel.events import Event, EventType
+from agenthive_server.kernel.pending import Pending
 from agenthive_server.kernel.ports import Store
 from agenthive_server.kernel.tasks import TaskError
 
@@ -56,13 +57,13 @@ _log = logging.getLogger(__name__)
 
 
 class _Waiting:
-    """A change set in the queue, its weight, and who waits for it."""
+    """A change set in the queue, its weight, and its outcome to be."""
 
-    __slots__ = ("changes", "event_bytes", "future", "rows")
+    __slots__ = ("changes", "event_bytes", "pending", "rows")
 
-    def __init__(self, changes: ChangeSet, future: asyncio.Future[Outcome]) -> None:
+    def __init__(self, changes: ChangeSet) -> None:
         self.changes = changes
-        self.future = future
+        self.pending = Pending()
         self.rows = len(changes.puts) + len(changes.deletes) + len(changes.checks) + len(changes.events)
         self.event_bytes = sum(map(event_size, changes.events))
 
@@ -94,16 +95,16 @@ class Committer:
         self.failures = 0
         self.last_latency = 0.0
 
-    def submit(self, changes: ChangeSet) -> asyncio.Future[Outcome]:
-        """Queue a change set; the future has its outcome, or raises `StoreUnavailable` or `OutcomeUnknown`.
+    def submit(self, changes: ChangeSet) -> Pending:
+        """Queue a change set; awaiting gives its outcome, or raises `StoreUnavailable` or `OutcomeUnknown`.
 
-        Cancelling the future (or a task that awaits it) only stops the waiting: the change set is committed all the
-        same and `settled` hears of it. Where several wait for one future, each awaits `asyncio.shield(future)`.
+        Cancelling who awaits only stops the waiting: the change set is committed all the same and `settled` hears of
+        it.
 
         Raises `Overloaded` when more than `maximum_waiting` rows would wait, `Draining` once it is stopped, and
         `ValueError` for a change set beyond the bounds (a programming error).
         """
-        waiting = _Waiting(changes, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(changes)
         _require_bounds(waiting)
         if self._stopping:
             raise Draining("the server is stopping")
@@ -112,7 +113,7 @@ class Committer:
         self._queue.append(waiting)
         self.waiting_rows += waiting.rows
         self._wake.set()
-        return waiting.future
+        return waiting.pending
 
     async def run(self) -> None:
         """Commit until it is stopped. It must not be cancelled; if it is, whoever waits gets `OutcomeUnknown`."""
@@ -168,8 +169,7 @@ class Committer:
         pairs = [(waiting.changes, outcome) for waiting, outcome in zip(group, outcomes, strict=True)]
         _follow(self._settled, pairs)
         for waiting, outcome in zip(group, outcomes, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(outcome)
+            waiting.pending.settle(outcome)
 
     def _count(self, group: list[_Waiting], seconds: float) -> None:
         self.last_latency = seconds
@@ -183,9 +183,7 @@ class Committer:
         self.failures += 1
         _follow(self._failed, [waiting.changes for waiting in group], error)
         for waiting in group:
-            if not waiting.future.done():
-                waiting.future.set_exception(error)
-                waiting.future.exception()  # retrieved: a caller that went away is no news
+            waiting.pending.fail(error)
 
 
 def _follow(follower: Callable[..., None], *arguments: Any) -> None:

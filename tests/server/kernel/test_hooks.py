@@ -287,6 +287,7 @@ async def test_a_result_that_is_reported_again_is_not_judged_again(hive: Hive) -
     for _ in range(3):
         assert await worker.say(Result("t", epoch, result=Payload(data=b"bad"))) == []
     assert await counted(hive) == 1
+    await hive.settle()
     assert (await hive.task("t")).attempt == 2
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from agenthive_server.kernel.changes import ChangeSet
 from agenthive_server.kernel.memory import RECENT, Memory
+from agenthive_server.kernel.pending import Pending
 from agenthive_server.kernel.records import CursorRecord, Kind, Record, Ref
 from agenthive_server.kernel.tasks import Task, TaskSpec, TaskState
 
@@ -35,10 +34,10 @@ class _Flying:
         self.memory = Memory()
         self.changes: list[tuple[Ref, Record | None, Record | None]] = []
         self.memory.listeners.append(lambda *change: self.changes.append(change))
-        self._future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        self._outcome = Pending()
 
     def apply(self, changes: ChangeSet) -> ChangeSet:
-        self.memory.apply(changes, self._future)
+        self.memory.apply(changes, self._outcome)
         return changes
 
     def states(self, ref: Ref = REF) -> tuple[Record | None, Record | None]:

@@ -103,6 +103,9 @@ class Context:
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return ()
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:40000"
+
     def time_remaining(self) -> float:
         return 0.005
 

@@ -44,7 +44,7 @@ class Scene:
         self.told.append(error)
 
     def submit(self, *names: str) -> list[asyncio.Future[Outcome]]:
-        return [self.committer.submit(changing(task(name), events=1)) for name in names]
+        return [self.committer.submit(changing(task(name), events=1)).wait() for name in names]
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ async def test_groups_are_bounded(scene: Scene) -> None:
     committer = Committer(scene.store, settled=scene.settled, failed=scene.failed, clock=scene.clock)
     scene.gate.set()
     sets = [changing(*(task(f"{at}-{number}") for number in range(1_000))) for at in range(6)]
-    futures = [committer.submit(changes) for changes in sets]
+    futures = [committer.submit(changes).wait() for changes in sets]
     running = asyncio.ensure_future(committer.run())
     assert await asyncio.gather(*futures) == [COMMITTED] * 6
     assert scene.groups == [GROUP_ROWS // 1_000, 2]
@@ -189,9 +189,9 @@ async def test_stopping_what_never_ran_returns(scene: Scene) -> None:
 async def test_nobody_is_left_waiting_when_it_is_cancelled_against_the_rules(scene: Scene) -> None:
     committer = Committer(scene.store, settled=scene.settled, failed=scene.failed, clock=scene.clock)
     running = asyncio.ensure_future(committer.run())
-    futures = [committer.submit(changing(task("a")))]
+    futures = [committer.submit(changing(task("a"))).wait()]
     await settle()
-    futures.append(committer.submit(changing(task("b"))))
+    futures.append(committer.submit(changing(task("b"))).wait())
     running.cancel()
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert [type(result) for result in results] == [OutcomeUnknown] * 2
