@@ -27,16 +27,17 @@ Everything lies in one folder (--dir; default: `tls` in your data directory), re
 """
 
 EPILOG: Final = """\
-TLS in two commands:
+TLS in two commands (in the folder of the files):
   agenthived certs server --host hive.example
   agenthived serve --tls-cert server.pem --tls-key server-key.pem
-and on the other side:
-  hive --server hive.example:50051 --ca ca.pem health
+and a client:
+  hive --ca ca.pem health
+Beyond loopback (serve --listen 0.0.0.0:50051) callers have to be authenticated too, by a plugin.
 
-Clients with certificates too (mTLS):
+Clients with certificates (mTLS):
   agenthived certs client ana
   agenthived serve --tls-cert server.pem --tls-key server-key.pem --tls-client-ca ca.pem
-  hive --server hive.example:50051 --ca ca.pem --cert client-ana.pem --key client-ana-key.pem agents list
+  hive --ca ca.pem --cert client-ana.pem --key client-ana-key.pem agents list
 The server's own runner needs one as well: `agenthived certs client runner`, and `certificate` and `key` in the table
 [runner] of the settings; or serve with --no-runner.
 
