@@ -333,6 +333,8 @@ class App:
             arguments += ["--ca", str(trusted), "--server-name", self.tls.name_for_local_clients()]
         if settings.certificate:
             arguments += ["--cert", settings.certificate, "--key", settings.key]
+        if self.settings.server.insecure:
+            arguments.append("--insecure")
         self.runner = LocalRunner(
             arguments,
             folder,
