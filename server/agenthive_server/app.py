@@ -23,7 +23,8 @@ from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import Store, StoreUnusable
 from agenthive_server.lifecycle import Loops, Signals, allow_connections
-from agenthive_server.plugged import NoHandlers, build_host
+from agenthive_server.plugged import build_host
+from agenthive_server.plugin.dispatch import Dispatcher
 from agenthive_server.plugin.host import PluginHost
 from agenthive_server.plugin.registry import Registry, discover
 from agenthive_server.plugin.verbs import PluginVerbs
@@ -158,6 +159,11 @@ class App:
         switch = Switch()
         self.adapter = Adapter(switch, message_limit=server.message_limit_bytes)
         always_on = (*self.built_in.interceptors, self.disk)
+        self.handler_notifier = LocalNotifier(self.clock)
+        self.handlers = Dispatcher(
+            self.log, self.handler_notifier, self.kernel.decisions, self.clock, random.SystemRandom().random
+        )
+        self.kernel.reaper.release = self.handlers.release
         self.edge = Edge(self.adapter, switch, self.board, self.kernel.hooks, always_on)
         self.plugins = self._plugin_host(discover() if registry is None else registry)
         self.vitals.add(self.plugins.probe)
@@ -177,10 +183,9 @@ class App:
             folder=data_dir(self.settings),
             verbs=lambda name: PluginVerbs(self.kernel, name),
         )
-        dispatch = NoHandlers()
         try:
             return build_host(
-                self.settings.plugins, registry, self.kernel, surroundings, self.edge, dispatch, self._exposed
+                self.settings.plugins, registry, self.kernel, surroundings, self.edge, self.handlers, self._exposed
             )
         except SettingsError as error:
             raise StartError(str(error)) from None
@@ -193,6 +198,7 @@ class App:
 
     def _ring(self, events: Sequence[Event]) -> None:
         self.notifier.ring(events[-1].sequence)
+        self.handler_notifier.ring(events[-1].sequence)
         if any(event.type in FOLLOWED for event in events):
             self.kernel_notifier.ring(events[-1].sequence)
 
@@ -228,6 +234,8 @@ class App:
                 "event_loop": self.vitals.lag.run,
                 "vitals": self.vitals.run,
                 "plugins": self.plugins.run,
+                "plugin_handlers": self.handlers.run,
+                "handler_notifier": self.handler_notifier.run,
                 **({"tls": self.tls.run} if self.tls else {}),
             }
         )

@@ -6,14 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agenthive_server.kernel.errors import KernelError
-from agenthive_server.kernel.events import EventType
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.plugin.cell import Bounds
 from agenthive_server.plugin.configuration import configured, shown
 from agenthive_server.plugin.host import First, PluginHost
 from agenthive_server.plugin.instance import Server
 from agenthive_server.plugin.rack import Dispatch, Patience, Socket
-from agenthive_server.plugin.registration import Handler
 from agenthive_server.plugin.registry import Registry
 from agenthive_server.plugin.wanted import WantedSet
 from agenthive_server.settings import PluginsSettings, SettingsError
@@ -59,24 +57,6 @@ def without_secrets(settings: PluginsSettings, registry: Registry) -> dict[str, 
         }
         for name, first in states.items()
     }
-
-
-class NoHandlers:
-    """Calls no handlers."""
-
-    async def attach(self, plugin: str, handlers: Mapping[EventType, Handler]) -> None:
-        """Do nothing."""
-
-    async def detach(self, plugin: str) -> None:
-        """Do nothing."""
-
-    def lag(self, plugin: str) -> int:
-        """Return nothing."""
-        return 0
-
-    def failing(self, plugin: str) -> str:
-        """Return nothing."""
-        return ""
 
 
 def build_host(

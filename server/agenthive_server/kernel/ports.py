@@ -152,6 +152,10 @@ class Log(Protocol):
         """Remove some events below a sequence; returns the new oldest sequence."""
 
 
+Release = Callable[[int, int], int]
+"""Asked before compaction, on behalf of others that follow the log: up to which sequence events may go, at most the
+first argument. Who has not come to the second is told of what is going, and then waited for no longer."""
+
 NewId = Callable[[], str]
 """Makes an id that was never used before."""
 

@@ -21,7 +21,7 @@ from .index import Index
 from .limits import Limits
 from .message_verbs import advance
 from .messages import Message, MessageState
-from .ports import Chance, Log, Store
+from .ports import Chance, Log, Release, Store
 from .records import Key, Kind
 from .session_verbs import SessionVerbs
 from .sessions import Session, SessionState
@@ -75,6 +75,7 @@ class Reaper:
         self._looked = clock.monotonic()
         self._swept = clock.monotonic()
         self._listened = clock.monotonic()
+        self.release: Release = lambda until, _: until
         # By session and its epoch: one that came back in between has the whole grace again.
         self._suspect_since: dict[tuple[Key, int], float] = {}
 
@@ -257,8 +258,10 @@ class Reaper:
         await self._remove(Kind.TASK, now - self._limits.retention_tasks)
         await self._expire_messages(now)
         await self._store.expire_blobs(now - self._limits.retention_blobs)
-        horizon = await self._store.sequence_at(now - self._limits.retention_events)
-        await self._log.compact(min(horizon, self._followups.position) + 1)
+        retention = self._limits.retention_events
+        horizon = await self._store.sequence_at(now - retention)
+        until, overdue = min(horizon, self._followups.position), await self._store.sequence_at(now - 2 * retention)
+        await self._log.compact(self.release(until, min(until, overdue)) + 1)
 
     async def _remove(self, kind: Kind, before: float) -> None:
         while found := await self._store.expired(kind, before, BATCH):

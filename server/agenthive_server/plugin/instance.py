@@ -20,14 +20,14 @@ from agenthive_server.kernel.ports import NewId
 
 from . import tasks
 from .calls import Stage
-from .cell import Act, Cell
+from .cell import OPEN, Cell
 from .context import PluginContext, State, VitalsReading
 from .driving import mark
 from .isolation import FAILURES, Guarded, guard_handler, guard_hook, guard_score
 from .metrics import PluginMetrics
 from .outside import outside
 from .ports import Verbs
-from .registration import Handler, Hooks, Plugin, Registration
+from .registration import Gap, Handler, Hooks, Plugin, Registration
 from .services import GuardedMethods, check_services
 
 HOOKS: Final = ("before_spawn", "before_delegate", "before_complete", "before_join")
@@ -77,11 +77,11 @@ class Instance:
         self.interceptors: tuple[Guarded, ...] = ()
         self.hooks: dict[str, Any] = {}
         self.handlers: dict[EventType, Handler] = {}
+        self.gap: Gap | None = None
         self.methods: tuple[tuple[ServiceDescriptor, GuardedMethods], ...] = ()
         self._server = server
         self._life: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
-        self._spawned: Act | None = None
         self._loops: list[asyncio.Task[Any]] = []
         cell.roots = _roots(registration)
 
@@ -90,7 +90,7 @@ class Instance:
     async def open(self, seconds: float) -> None:
         """Start the plugin. Raises `Refused` (PLUGIN_CANNOT_OPEN) with a sentence that says why it cannot be."""
         opened: asyncio.Future[Plugin] = asyncio.get_running_loop().create_future()
-        opening = self.cell.act("OPEN", "open")
+        opening = self.cell.act(OPEN, "open")
         context = self._context()
         self._life = asyncio.create_task(
             mark(self._live(context, opened), self.cell.running, opening), name=f"{self.name}/open"
@@ -181,6 +181,8 @@ class Instance:
             kind: guard_handler(handler, cell.act("HANDLER", EventType(kind).name))
             for kind, handler in self.plugin.handlers.items()
         }
+        if self.plugin.gap is not None:
+            self.gap = guard_handler(self.plugin.gap, cell.act("HANDLER", "gap"))
         self.methods = tuple((service.descriptor, GuardedMethods(service, cell)) for service in self.plugin.services)
 
     def _take_hooks(self, hooks: Hooks) -> None:
@@ -227,9 +229,7 @@ class Instance:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run something in the background."""
-        if self._spawned is None:
-            self._spawned = self.cell.act("TASK", "spawned")
-        tasks.spawn(self._spawned, work, name)
+        tasks.spawn(self.cell.background(), work, name)
 
     async def publish(
         self, kind: str, text: str, severity: Severity, subject: str, attributes: Mapping[str, str]

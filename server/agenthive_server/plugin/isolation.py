@@ -10,21 +10,20 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import Any, Final, ParamSpec, TypeVar
 
 from agenthive_server.kernel.assign import Candidate, Scorer
 from agenthive_server.kernel.decide import NotLoaded
 from agenthive_server.kernel.errors import KernelError, Refused
-from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.proposals import Proposal
 from agenthive_server.kernel.tasks import TaskSpec
 
 from .calls import Call, Interceptor, Outcome
 from .cell import Act
 from .driving import driven, resumed, steps_of
-from .registration import Handler
 
 P = TypeVar("P", bound=Proposal)
+G = ParamSpec("G")
 
 FAILURES: Final = (Exception, SystemExit)
 """What a plugin raises that stays with it; all that is no cancellation, and no signal."""
@@ -257,14 +256,14 @@ def guard_hook(hook: Callable[[P], None], act: Act, amendable: frozenset[str]) -
     return guarded
 
 
-def guard_handler(handler: Handler, act: Act) -> Handler:
+def guard_handler(handler: Callable[G, Awaitable[None]], act: Act) -> Callable[G, Awaitable[None]]:
     """Return a handler that is timed and counted. What it raises goes on to the dispatcher, which tries it again."""
 
-    async def guarded(event: Event) -> None:
+    async def guarded(*given: G.args, **named: G.kwargs) -> None:
         act.calls += 1
         began = perf_counter()
         try:
-            await driven(steps_of(handler(event)), act.cell.running, act)
+            await driven(steps_of(handler(*given, **named)), act.cell.running, act)
         except FAILURES:
             act.failures += 1
             raise

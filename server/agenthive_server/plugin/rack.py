@@ -11,7 +11,7 @@ from agenthive_server.kernel.events import EventType
 from .cell import Bounds, Cell, Running
 from .configuration import Raw, configured
 from .instance import Instance, Server
-from .registration import Handler
+from .registration import Gap, Handler
 from .standing import Standing, State
 from .tasks import TaskFactory
 from .watchdog import Block, Watchdog
@@ -38,8 +38,8 @@ class Socket(Protocol):
 class Dispatch(Protocol):
     """Calls the handlers of plugins, each from its own cursor."""
 
-    async def attach(self, plugin: str, handlers: Mapping[EventType, Handler]) -> None:
-        """Begin to call handlers, where they left off."""
+    async def attach(self, plugin: str, handlers: Mapping[EventType, Handler], gap: Gap | None = None) -> None:
+        """Begin to call handlers, where they left off; `gap` where events are gone they had not come to."""
 
     async def detach(self, plugin: str) -> None:
         """Call them no more; returns when none runs."""
@@ -104,7 +104,7 @@ class Rack:
         instance = standing.instance
         if instance is not None:
             if instance.handlers:
-                await self.dispatch.attach(standing.name, instance.handlers)
+                await self.dispatch.attach(standing.name, instance.handlers, instance.gap)
             instance.start()
 
     async def replace(self, standing: Standing, instance: Instance) -> None:

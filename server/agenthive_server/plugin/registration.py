@@ -95,6 +95,10 @@ Handler = Callable[[Event], Awaitable[None]]
 `ctx.verbs` carries request ids made of plugin, sequence and number of the call, which make a repeat harmless."""
 
 
+Gap = Callable[[int, int], Awaitable[None]]
+"""Told of events that are gone because the handlers were too far behind: the sequences of the first and the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """A gRPC service: its descriptor, and objects whose attributes are its methods (`async def X(request, call)`)."""
@@ -123,6 +127,9 @@ class Plugin:
     hooks: Hooks = Hooks()
     handlers: Mapping[EventType, Handler] = field(default_factory=dict)
     """By type of event. All handlers of a plugin share one cursor: its events come one after the other, in order."""
+    gap: Gap | None = None
+    """Called instead of the handlers for events that were compacted before their turn: retention passed twice while the
+    plugin was on, or once while it was off. At least once, like a handler."""
     services: tuple[Service, ...] = ()
     tasks: tuple[Background, ...] = ()
     protects: bool = False

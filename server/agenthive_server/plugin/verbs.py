@@ -33,13 +33,13 @@ _LONG_TEXT: Final = 4_096
 class Backups(Protocol):
     """The backups of the store, where it can make them."""
 
-    async def create(self, path: Path) -> BackupReport:
+    async def create_backup(self, path: Path) -> BackupReport:
         """Write a consistent backup of the live store to a new folder."""
 
-    async def verify(self, path: Path) -> BackupReport:
+    async def verify_backup(self, path: Path) -> BackupReport:
         """Read a backup whole and compare."""
 
-    async def restore(self, path: Path, target: Path, *, until_sequence: int | None = None) -> BackupReport:
+    async def restore_backup(self, path: Path, target: Path, *, until_sequence: int | None = None) -> BackupReport:
         """Restore a backup into a new data directory."""
 
 
@@ -266,15 +266,15 @@ class PluginVerbs:
 
     async def create_backup(self, path: Path) -> BackupReport:
         """Write a consistent backup of the live store to a new folder, without stopping anything."""
-        return await self._backed_up().create(path)
+        return await self._backed_up().create_backup(path)
 
     async def verify_backup(self, path: Path) -> BackupReport:
         """Read a backup whole and compare; what is wrong is in `problems`."""
-        return await self._backed_up().verify(path)
+        return await self._backed_up().verify_backup(path)
 
     async def restore_backup(self, path: Path, target: Path, *, until_sequence: int | None = None) -> BackupReport:
         """Restore a backup into a new data directory, as a new log; the running store is not touched."""
-        return await self._backed_up().restore(path, target, until_sequence=until_sequence)
+        return await self._backed_up().restore_backup(path, target, until_sequence=until_sequence)
 
     def _backed_up(self) -> Backups:
         if self._backups is None:

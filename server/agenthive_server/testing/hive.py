@@ -92,7 +92,17 @@ class PlayedWorker:
 class Hive:
     """A running kernel and the ways a test acts on it."""
 
-    def __init__(self, kernel: Kernel, store: Store, committer: Committer, clock: ManualClock) -> None:
+    def __init__(
+        self,
+        kernel: Kernel,
+        store: Store,
+        committer: Committer,
+        clock: ManualClock,
+        log: EventLog,
+        notifier: LocalNotifier,
+    ) -> None:
+        self.log = log
+        self.notifier = notifier
         self.kernel = kernel
         self.store = store
         self.committer = committer
@@ -172,7 +182,7 @@ async def open_hive(
     # Every loop has begun to wait before the test moves the clock.
     await settle()
     try:
-        yield Hive(kernel, made, committer, clock)
+        yield Hive(kernel, made, committer, clock, log, notifier)
     finally:
         for loop in loops:
             loop.cancel()

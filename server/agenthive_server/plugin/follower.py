@@ -1,0 +1,244 @@
+"""The handlers of one plugin on their way along the log: one event after the other, each until it has been dealt with.
+
+A follower is *behind* while it reads the log itself, and *live* once it has come as far as the pump of the dispatcher,
+which then hands it the events it has handlers for. One that is handed more than it can hold falls behind again: the log
+keeps them, not the memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from agenthive_server.events.log import EventLog
+from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.errors import CursorCompacted, KernelError
+from agenthive_server.kernel.events import Event, EventType
+from agenthive_server.kernel.ports import Chance
+
+from .occasion import on_occasion_of
+from .registration import Gap, Handler
+from .roles import Role
+
+READ: Final = 500
+MOST: Final = 1_000
+"""Events one may have waiting in memory."""
+
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 60.0
+"""Seconds before an event whose handler failed is tried again: doubled with each failure, up to this, with jitter."""
+
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Follows the log for one plugin. Owned by the dispatcher, which keeps its cursor."""
+
+    def __init__(
+        self,
+        plugin: str,
+        handlers: Mapping[EventType, Handler],
+        gap: Gap | None,
+        *,
+        log: EventLog,
+        clock: Clock,
+        chance: Chance,
+        role: Role,
+        load: Callable[[], Awaitable[int]],
+        pumped: Callable[[], int],
+    ) -> None:
+        """`load` returns the stored cursor, `pumped` how far the pump is."""
+        self.plugin = plugin
+        self.handlers = dict(handlers)
+        self.role = role
+        # The cursor as it is stored, and whether events were dealt with since.
+        self.saved = 0
+        self.dirty = False
+        # Why an event is being tried again.
+        self.failing = ""
+        # When it was told to leave out events, and up to which.
+        self.hurried_at = 0.0
+        self.leave_out = 0
+        self._gap = gap
+        self._log = log
+        self._clock = clock
+        self._chance = chance
+        self._load = load
+        self._pumped = pumped
+        # Everything up to here was dealt with; while it is live, everything before the first event of the queue.
+        self._done = 0
+        self._live = False
+        self._queue: deque[Event] = deque()
+        self._wake = asyncio.Event()
+        self._parked = False
+        # Around a handler that runs.
+        self._limit: asyncio.Timeout | None = None
+        self.at_rest = asyncio.Event()
+        self.at_rest.set()
+
+    # Where it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def reached(self) -> int:
+        """The sequence up to which all events were dealt with."""
+        if not self._live:
+            return self._done
+        return self._queue[0].sequence - 1 if self._queue else max(self._done, self._pumped())
+
+    @property
+    def lag(self) -> int:
+        """Events it has not come to."""
+        return 0 if self._live and not self._queue else max(0, self._log.head - self.reached)
+
+    def begin(self, position: int) -> None:
+        """Start behind an event."""
+        self._done = self.saved = position
+        self._live = False
+        self._queue.clear()
+
+    def offer(self, event: Event) -> None:
+        """Take an event there is a handler for, if it is live; returns at once."""
+        if not self._live or event.sequence <= self._done:
+            return
+        if len(self._queue) >= MOST:
+            self.fall_behind()
+            return
+        self._queue.append(event)
+        self._wake.set()
+
+    def fall_behind(self) -> None:
+        """Read the log itself from now on."""
+        self._done, self._live = self.reached, False
+        self._queue.clear()
+        self._wake.set()
+
+    def park(self) -> None:
+        """Begin with no further event; `at_rest` is set when the present one is dealt with."""
+        self._parked = True
+        self._wake.set()
+
+    def hurry(self, last: int) -> None:
+        """Leave events out up to one, also the one that is being dealt with; `gap` is told of them."""
+        self.leave_out = last
+        self._wake.set()
+        if self._limit is not None:
+            self._limit.reschedule(0.0)
+
+    # On its way -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow the log until cancelled, whenever this replica has the role."""
+        while True:
+            await self.role.acquire()
+            try:
+                self.begin(await self._load())
+                while self.role.held:
+                    await self._step()
+            except KernelError as error:
+                await self._trouble(error)
+            except Exception as error:  # noqa: BLE001 - a defect here must not end the handlers for good
+                _log.exception("plugin_handlers_failed", extra={"plugin": self.plugin})
+                self.failing = type(error).__name__
+                await self._clock.sleep(LONGEST_PAUSE)
+
+    async def _step(self) -> None:
+        if self._parked:
+            await asyncio.Event().wait()
+        if self.leave_out > self.reached:
+            await self._tell_gap(self.leave_out)
+        elif not self._live:
+            await self._catch_up()
+        elif self._queue:
+            event = self._queue[0]
+            # Left in the queue until it was dealt with: whoever asks how far it is must not be told too much.
+            if await self._deal_with(event) and self._queue and self._queue[0] is event:
+                self._queue.popleft()
+        else:
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _catch_up(self) -> None:
+        try:
+            events = await self._log.read(self._done, READ)
+        except CursorCompacted:
+            await self._tell_gap(self._log.oldest - 1)
+            return
+        for event in events:
+            if self._parked or self.leave_out > self._done or not await self._deal_with(event):
+                return
+        # Nobody else runs between this look and becoming live, so nothing falls in between.
+        if self._done >= self._pumped():
+            self._live = True
+
+    async def _deal_with(self, event: Event) -> bool:
+        """Have an event handled; returns whether it was, not left out."""
+        handler = self.handlers.get(event.type)
+        if handler is not None:
+            try:
+                async with asyncio.timeout(None) as self._limit:
+                    await self._insist(lambda: handler(_own(event)), event.sequence, event.type.name)
+            except TimeoutError:
+                return False
+            finally:
+                self._limit = None
+            self.dirty = True
+        self._done = event.sequence
+        return True
+
+    async def _tell_gap(self, last: int) -> None:
+        first, gap = self.reached + 1, self._gap
+        _log.error("plugin_events_missed", extra={"plugin": self.plugin, "first": first, "last": last})
+        if gap is not None and first <= last:
+            await self._insist(lambda: gap(first, last), last, "gap")
+        self._done = max(self._done, last)
+        while self._queue and self._queue[0].sequence <= last:
+            self._queue.popleft()
+        self.dirty = True
+
+    async def _insist(self, call: Callable[[], Awaitable[None]], sequence: int, what: str) -> None:
+        """Call until it goes well, with growing pauses: what is left out once is never made up for."""
+        pause = FIRST_PAUSE
+        while True:
+            self.at_rest.clear()
+            try:
+                with on_occasion_of(sequence):
+                    await call()
+                self.failing = ""
+                return
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    raise
+                self._failed(what, sequence, "it was cancelled")
+            except KernelError as error:
+                self._failed(what, sequence, error.reason)
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises stays with it
+                self._failed(what, sequence, type(error).__name__)
+            finally:
+                self.at_rest.set()
+            await self._clock.sleep(pause * (0.5 + 0.5 * self._chance()))
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _failed(self, what: str, sequence: int, why: str) -> None:
+        if not self.failing:
+            _log.warning(
+                "plugin_handler_failed",
+                extra={"plugin": self.plugin, "handler": what, "sequence": sequence, "error": why},
+                exc_info=True,
+            )
+        self.failing = f"{what} fails at event {sequence} and is tried again: {why}"
+
+    async def _trouble(self, error: KernelError) -> None:
+        self.failing = error.message
+        await self._clock.sleep(1.0)
+
+
+def _own(event: Event) -> Event:
+    """Return a copy for code that may do anything with it; the event itself is shared by all readers."""
+    made = copy.copy(event)
+    made.labels, made.data = dict(event.labels), dict(event.data)
+    return made
