@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 class Reader:
     """The server's end of one event stream."""
 
-    def __init__(self, request: orchestrator.StreamEventsRequest) -> None:
+    def __init__(self, request: orchestrator.StreamEventsRequest, metadata: dict[str, str]) -> None:
         self.request = request
+        self.metadata = metadata
         self.over = asyncio.Event()
         self.answers: asyncio.Queue[Message | Refusal | None] = asyncio.Queue()
 
@@ -58,7 +60,7 @@ class Log:
             return await self._readers.get()
 
     async def _stream(self, request: orchestrator.StreamEventsRequest, context: Any) -> AsyncIterator[Any]:
-        reader = Reader(request)
+        reader = Reader(request, dict(context.invocation_metadata() or ()))
         self._readers.put_nowait(reader)
         try:
             while (answer := await reader.answers.get()) is not None:
@@ -370,3 +372,20 @@ async def test_closing_ends_the_call(client: Client, log: Log) -> None:
         reader.send("c1", *events(1))
         await reading
     await reader.over.wait()
+
+
+async def test_a_stream_that_is_opened_again_shows_the_token_of_that_time(
+    server: Server, log: Log, broken: Refusal, tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("first")
+    async with Client(server.target, token_file=token) as client, stream_of(client) as stream:
+        reading = asyncio.ensure_future(take(aiter(stream), 1))
+        reader = await log.reader()
+        assert reader.metadata["authorization"] == "Bearer first"
+        token.write_text("renewed")
+        reader.finish(broken)
+        again = await log.reader()
+        assert again.metadata["authorization"] == "Bearer renewed"
+        again.send("c", *events(1))
+        assert await reading == [1]
