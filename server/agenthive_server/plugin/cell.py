@@ -17,6 +17,9 @@ from .registration import Failure
 
 _log = logging.getLogger(__name__)
 
+OPEN: Final = "OPEN"
+"""The kind of act that opening and closing a plugin is."""
+
 LOGGED_AT_ONCE: Final = 5
 """Failures that are logged with their traceback within one window; the others are counted."""
 
@@ -66,8 +69,8 @@ class Cell:
     """An open plugin's standing. `live` is false from the moment it is switched off, whoever still holds its acts."""
 
     __slots__ = (
-        "_clock", "_failed_at", "acts", "bounds", "calls", "closed", "ending", "in_flight", "live", "name", "roots",
-        "running", "tasks", "trouble", "waits",
+        "_background", "_clock", "_failed_at", "acts", "bounds", "calls", "closed", "ending", "in_flight", "live",
+        "name", "roots", "running", "tasks", "trouble", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -100,6 +103,7 @@ class Cell:
         self.ending = False
         # Waits of its interceptors that end when it is switched off.
         self.waits: set[asyncio.Timeout] = set()
+        self._background: Act | None = None
         self._failed_at: deque[float] = deque(maxlen=max(bounds.failures, LOGGED_AT_ONCE))
 
     def act(self, kind: str, name: str, stage: str = "") -> Act:
@@ -107,6 +111,12 @@ class Cell:
         made = Act(self, kind, name, stage)
         self.acts.append(made)
         return made
+
+    def background(self) -> Act:
+        """Return the act under which tasks run that it starts while it opens, and those it hands over."""
+        if self._background is None:
+            self._background = self.act("TASK", "background")
+        return self._background
 
     def refusal(self) -> PluginFailed:
         """Return what a caller is told when this plugin should have looked at its call and could not."""
@@ -150,7 +160,8 @@ class Cell:
         """Take it out of every call, also of those that wait for it."""
         self.live = False
         for wait in tuple(self.waits):
-            wait.reschedule(0.0)
+            if not wait.expired():
+                wait.reschedule(0.0)
 
 
 def _place(trace: TracebackType | None, roots: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from agenthive_server.kernel.decide import Caller
 from agenthive_server.kernel.errors import KernelError, NotFound, Refused
@@ -30,6 +30,9 @@ from .wanted import WantedSet, Wish
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+LAST_SWITCH: Final = 10.0
+"""Seconds a switch under way may take when the server stops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +131,12 @@ class PluginHost:
             standing.settle(State.FAILED, error.message, self._clock.now())
 
     async def close(self) -> None:
-        """Close all, last opened first; a switch under way is given up."""
+        """Close all, last opened first. A switch under way may finish, within reason."""
         self._closing = True
-        for work in tuple(self._work):
-            work.cancel()
+        if self._work:
+            _, late = await asyncio.wait(self._work, timeout=LAST_SWITCH)
+            for work in late:
+                work.cancel("the server stops")
         async with self._lock:
             await self._rack.clear()
 

@@ -10,7 +10,7 @@ from typing import Any
 from agenthive_server.kernel.health import Reading, Status
 from agenthive_server.telemetry import Sample
 
-from .cell import Act, Cell
+from .cell import OPEN, Act, Cell
 from .configuration import shown
 from .instance import Instance
 from .metrics import PluginMetrics
@@ -109,7 +109,7 @@ class Standing:
     def report(self, handler_lag: int) -> PluginReport:
         """Return it as operators see it."""
         registration, instance = self.registration, self.instance
-        acts = () if instance is None else tuple(_act_report(act) for act in instance.cell.acts if act.kind != "OPEN")
+        acts = () if instance is None else tuple(_act_report(act) for act in instance.cell.acts if act.kind != OPEN)
         return PluginReport(
             name=self.name,
             summary=registration.summary,

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from agenthive_server.kernel.clock import Clock
 
-from .cell import Act, Cell, Running
+from .cell import OPEN, Act, Cell, Running
 from .driving import mark
 from .isolation import FAILURES
 from .registration import Background
@@ -45,7 +45,7 @@ class TaskFactory:
         act = self._running.act
         if act is None:
             return asyncio.Task(work, loop=loop, **options)
-        return adopt(act, work, loop, **options)
+        return adopt(act if act.kind != OPEN else act.cell.background(), work, loop, **options)
 
 
 def adopt(
@@ -55,6 +55,7 @@ def adopt(
     cell = act.cell
     if len(cell.tasks) >= cell.bounds.tasks:
         work.close()
+        act.failures += 1
         cell.tell(act.name, f"has {len(cell.tasks)} tasks at once", off=True)
         raise RuntimeError(f"plugin {cell.name} has {len(cell.tasks)} tasks already")
     task: asyncio.Task[Any] = asyncio.Task(mark(work, cell.running, act), loop=loop, **options)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
 from agenthive_server.kernel.errors import Refused
-from agenthive_server.plugin.api import Audience, Policy, Registration
+from agenthive_server.plugin.api import Audience, Plugin, Policy, Registration
 from agenthive_server.plugin.registry import Registry, discover
 
 Make = Callable[..., Registration[Any]]
@@ -96,7 +97,7 @@ def test_one_cannot_be_on_without_those_it_requires_nor_they_off_while_it_is_on(
     assert registry.dependents("a") == ["c", "b"]
 
 
-REGISTRATION = Registration("here", open=lambda ctx: None)  # type: ignore[arg-type,return-value]  # never opened
+REGISTRATION: Registration[Any] = Registration("here", open=lambda ctx: nullcontext(Plugin()))
 OTHER = "no registration"
 
 
