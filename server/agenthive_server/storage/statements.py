@@ -203,6 +203,14 @@ def _has_label(table: Table, number: int) -> ColumnElement[bool]:
 INSERT_EVENTS = _text(insert(EVENT), *EVENT.c.keys())
 """Insert the events of a change set: last, first, time, body."""
 
+
+@cache
+def insert_events(count: int) -> str:
+    """Insert the events of so many change sets at once."""
+    _, _, values = INSERT_EVENTS.partition("VALUES ")
+    return INSERT_EVENTS + f", {values}" * (count - 1)
+
+
 EVENTS_AFTER = _text(select(EVENT).where(EVENT.c.last > bindparam("after")).order_by(EVENT.c.last), "after")
 """Select change sets that end after a sequence, in order: after."""
 

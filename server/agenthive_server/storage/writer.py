@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted, Outcome, Rejected
 from agenthive_server.kernel.clock import Clock
@@ -63,7 +64,7 @@ class GroupInDoubt(InDoubt):
         self.group_count = group_count
 
 
-TOGETHER = (32, 8, 1)
+TOGETHER = (128, 32, 8, 1)
 """Rows written by one statement: a statement costs a turn of the interpreter's lock, a row then costs half."""
 
 CHECKED = frozenset({Kind.AGENT, Kind.SESSION})
@@ -214,21 +215,20 @@ def _put_rows(db: sqlite3.Connection, kind: Kind, rows: Rows) -> None:
         _require(db.executemany(statements.delete_record(kind), keys), len(keys))
     if rows.updates:
         to_row = update_row(kind)
-        _write_rows(db, kind, statements.update_records, [to_row(record, before) for record, before in rows.updates])
+        updates = [to_row(record, before) for record, before in rows.updates]
+        _write_rows(db, partial(statements.update_records, kind), updates)
     if rows.inserts:
         to_new_row = insert_row(kind)
-        _write_rows(db, kind, statements.insert_records, [to_new_row(record) for record in rows.inserts])
+        _write_rows(db, partial(statements.insert_records, kind), [to_new_row(record) for record in rows.inserts])
 
 
-def _write_rows(
-    db: sqlite3.Connection, kind: Kind, statement: Callable[[Kind, int], str], rows: Sequence[Values]
-) -> None:
+def _write_rows(db: sqlite3.Connection, statement: Callable[[int], str], rows: Sequence[Values]) -> None:
     """Insert or update rows, few statements for many of them; raises `_Stale` when one is not there to be updated."""
     start = 0
     for count in TOGETHER:
         while len(rows) - start >= count:
             values = [value for row in rows[start : start + count] for value in row]
-            _require(db.execute(statement(kind, count), values), count)
+            _require(db.execute(statement(count), values), count)
             start += count
 
 
@@ -246,8 +246,7 @@ def _finish_draft(db: sqlite3.Connection, draft: Draft, fold: Fold, members: Seq
         draft.events.extend((event, sequence, last) for sequence, event in enumerate(changes.events, first))
         draft.head = last
         rows.append((last, first, draft.time, pack_events(changes.events)))
-    if rows:
-        db.executemany(statements.INSERT_EVENTS, rows)
+    _write_rows(db, statements.insert_events, rows)
     draft.written = bool(rows) or not fold.empty
 
 
