@@ -80,6 +80,10 @@ class Reader:
         self._state = state
         self._chains = Chains(state)
 
+    async def rows(self) -> list[ChainRow]:
+        """Return all chains. Raises `Unreadable`."""
+        return await self._chains.rows()
+
     # Newest first ---------------------------------------------------------------------------------------------------
 
     async def page(self, wanted: Filter, size: int, after: Position | None = None) -> Page:

@@ -1,0 +1,100 @@
+"""Role bindings: which principal has which roles in which namespace, kept in the state and known in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+from agenthive_server.plugin.api import HookState, State
+
+from .requests import Request
+from .roles import NOTHING, Grants, Role, grants
+
+PREFIX: Final = "binding/"
+GENERATION: Final = "meta/generation"
+
+
+class Binding(msgspec.Struct, frozen=True, kw_only=True):
+    """Roles of a principal in a namespace, or (`*`) in every one; seconds since 1970."""
+
+    principal: str
+    namespace: str
+    roles: tuple[Role, ...]
+    update_time: float
+
+
+_decoder: Final = msgspec.json.Decoder(Binding)
+
+
+def key_of(principal: str, namespace: str) -> str:
+    """Return the key of a binding: by principal, then namespace, whatever characters are in them."""
+    return f"{PREFIX}{quote(principal, safe='')[:190]}/{namespace}"
+
+
+def bump(rows: HookState) -> None:
+    """Say that something changed that every instance of the plugin has in memory."""
+    rows.put(GENERATION, str(int(rows.get(GENERATION) or b"0") + 1).encode())
+
+
+class Bindings:
+    """What is bound. `version` grows whenever it changes, here or elsewhere."""
+
+    def __init__(self, state: State) -> None:
+        self.version = 0
+        self._state = state
+        self._by_principal: dict[str, Grants] = {}
+
+    def of(self, principal: str) -> Grants:
+        """Return what a principal is granted."""
+        return self._by_principal.get(principal, NOTHING)
+
+    async def load(self) -> None:
+        """Read all bindings."""
+        found: dict[str, Grants] = {}
+        for binding in await self.list_bindings():
+            given = grants(binding.roles, [binding.namespace])
+            found[binding.principal] = found.get(binding.principal, NOTHING).joined(given)
+        self._by_principal = found
+        self.version += 1
+
+    async def list_bindings(self) -> list[Binding]:
+        """Return all bindings by principal and namespace."""
+        found: list[Binding] = []
+        after = ""
+        while page := await self._state.scan(PREFIX, after=after):
+            found += [_decoder.decode(stored.value) for stored in page]
+            after = page[-1].key
+        return sorted(found, key=lambda binding: (binding.principal, binding.namespace))
+
+    async def set(self, request: Request, principal: str, namespace: str, roles: Sequence[Role], now: float) -> Binding:
+        """Set the roles of a principal in a namespace."""
+        binding = Binding(principal=principal, namespace=namespace, roles=tuple(sorted(set(roles))), update_time=now)
+        key = key_of(principal, namespace)
+
+        def change(rows: HookState) -> Binding:
+            if request.earlier(rows) is not None:
+                raw = rows.get(key)
+                return binding if raw is None else _decoder.decode(raw)
+            rows.put(key, msgspec.json.encode(binding))
+            bump(rows)
+            request.remember(rows, key, now)
+            return binding
+
+        made = await self._state.change(change)
+        await self.load()
+        return made
+
+    async def delete(self, request: Request, principal: str, namespace: str, now: float) -> None:
+        """Take the roles of a principal in a namespace."""
+        key = key_of(principal, namespace)
+
+        def change(rows: HookState) -> None:
+            if request.earlier(rows) is None:
+                rows.delete(key)
+                bump(rows)
+                request.remember(rows, key, now)
+
+        await self._state.change(change)
+        await self.load()
