@@ -230,7 +230,7 @@ class PluginHost:
         if not old.cell.closed:
             standing.instance = None
             rack.plug()
-        await self._dispatch.detach(standing.name)
+        await rack.detach(standing.name)
         await rack.closed(standing, old, rack.patience.grace)
         try:
             return await rack.opened(standing, raw)

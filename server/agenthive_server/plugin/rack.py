@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
+from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.events import EventType
 
 from .cell import Bounds, Cell, Running
@@ -15,6 +18,11 @@ from .registration import Gap, Handler
 from .standing import Standing, State
 from .tasks import TaskFactory
 from .watchdog import Block, Watchdog
+
+ATTACH_EVERY: Final = 1.0
+"""Seconds between two tries to begin with handlers while the store cannot be written."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +82,8 @@ class Rack:
         self._socket = socket
         self._bounds = bounds
         self._failed = failed
+        # Waits of those whose handlers could not begin at once.
+        self._late: dict[str, asyncio.Task[None]] = {}
         self._factory = TaskFactory(self.running)
         self._watchdog = Watchdog(self.running, self._cells, blocked, server.clock, seconds=bounds.block)
 
@@ -103,16 +113,41 @@ class Rack:
         """Start handlers and loops of a plugin that acts."""
         instance = standing.instance
         if instance is not None:
-            if instance.handlers:
-                await self.dispatch.attach(standing.name, instance.handlers, instance.gap)
             instance.start()
+            if instance.handlers and not await self._attached(standing, instance):
+                self._late[standing.name] = asyncio.get_running_loop().create_task(
+                    self._attach_late(standing, instance)
+                )
+
+    async def _attached(self, standing: Standing, instance: Instance) -> bool:
+        try:
+            await self.dispatch.attach(standing.name, instance.handlers, instance.gap)
+        except KernelError as error:
+            _log.warning("plugin %s: its handlers cannot begin yet: %s", standing.name, error.message)
+            return False
+        return True
+
+    async def _attach_late(self, standing: Standing, instance: Instance) -> None:
+        """Begin to call handlers once the store can be written again, if the plugin still acts then."""
+        while standing.instance is instance:
+            await self.clock.sleep(ATTACH_EVERY)
+            if standing.instance is instance and await self._attached(standing, instance):
+                return
+
+    async def detach(self, name: str) -> None:
+        """Let the handlers of a plugin be."""
+        late = self._late.pop(name, None)
+        if late is not None:
+            late.cancel()
+            await asyncio.wait({late})
+        await self.dispatch.detach(name)
 
     async def replace(self, standing: Standing, instance: Instance) -> None:
         """Let a new instance act, in the place of the old one if there is one."""
         old = standing.instance
         if old is not None:
             old.stop_loops()
-            await self.dispatch.detach(standing.name)
+            await self.detach(standing.name)
         self.install(standing, instance)
         await self.begin(standing)
 
@@ -126,7 +161,7 @@ class Rack:
     async def put_away(self, standing: Standing, instance: Instance | None, grace: float) -> None:
         """Close what was taken out."""
         if instance is not None:
-            await self.dispatch.detach(standing.name)
+            await self.detach(standing.name)
             await self.closed(standing, instance, grace)
             self.stand_down()
 
