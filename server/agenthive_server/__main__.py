@@ -1,4 +1,4 @@
-"""`agenthived`: serve · runner · certs · check-config · show-chain · migrate · version.
+"""`agenthived`: serve · runner · backup · restore · certs · check-config · show-chain · migrate · version.
 
 Argparse and late imports, because what is imported here stays in the memory of the server.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
+from agenthive_server.backups import add_backup, add_restore
 from agenthive_server.certs import add_certs
 
 EXIT_FAILED = 1
@@ -24,6 +25,7 @@ examples:
   agenthived serve --data-dir ./hive --listen 127.0.0.1:6000
   agenthived serve --config fleet.toml              with the agents of a fleet file
   agenthived runner --server hive.example:50051     make this machine part of a hive
+  agenthived backup create --to /backups            a copy of the hive, running or not; `restore` brings it back
   agenthived certs server --host hive.example       certificates for TLS, from an authority of your own
   agenthived check-config --config fleet.toml       what the settings come to, and whether they are right
 
@@ -52,6 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="run the server, with a local runner"))
     _add_runner(commands.add_parser("runner", help="run agents on this machine for a server"))
+    add_backup(commands.add_parser("backup", help="copy a hive, list copies, read them whole"))
+    add_restore(commands.add_parser("restore", help="make a new data directory from a backup"))
     add_certs(commands.add_parser("certs", help="make certificates for TLS"))
     check = commands.add_parser("check-config", help="print the effective settings, or what is wrong with them")
     check.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")

@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agenthive_server import fleet
 from agenthive_server.events.kept_output import HeldOutput, KeptOutput
@@ -28,6 +29,7 @@ from agenthive_server.plugin.dispatch import Dispatcher
 from agenthive_server.plugin.host import PluginHost
 from agenthive_server.plugin.registry import Registry, discover
 from agenthive_server.plugin.verbs import PluginVerbs
+from agenthive_server.recovery import Recovery
 from agenthive_server.rpc.adapter import Adapter
 from agenthive_server.rpc.agents import AgentMethods
 from agenthive_server.rpc.blobs import BlobMethods
@@ -47,10 +49,13 @@ from agenthive_server.rpc.tasks import TaskMethods
 from agenthive_server.rpc.tls import BadCertificate, ServerTls, TlsFiles
 from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
-from agenthive_server.settings import Settings, SettingsError, data_dir, runner_environment
+from agenthive_server.settings import Settings, SettingsError, data_dir, database_path, runner_environment
 from agenthive_server.storage.committer import Committer
 from agenthive_server.surroundings import Surroundings
 from agenthive_server.vitals import Vitals, server_version
+
+if TYPE_CHECKING:
+    from agenthive_server.storage.backup.archive import Archive
 
 
 class StartError(Exception):
@@ -59,30 +64,46 @@ class StartError(Exception):
 
 def open_store(settings: Settings, clock: Clock) -> Store:
     """Return the store the settings name, not opened yet. Raises `StartError` for a URL of no known kind."""
-    url = settings.server.store
-    if url == "memory:":
+    path = _database_path(settings)
+    if path is None:
         from agenthive_server.storage.memory import MemoryStore
 
         return MemoryStore(clock)
     from agenthive_server.storage.sqlite import SqliteStore
 
-    return SqliteStore(_sqlite_path(settings), clock=clock, synchronous=settings.server.synchronous)
+    return SqliteStore(path, clock=clock, synchronous=settings.server.synchronous)
 
 
-def _sqlite_path(settings: Settings) -> Path:
-    url = settings.server.store
-    if not url:
-        return data_dir(settings) / "hive.db"
-    if url.startswith("sqlite:///"):
-        return Path(url.removeprefix("sqlite:///"))
-    raise StartError(f"store {url!r}: expected sqlite:///PATH or memory:")
+def _database_path(settings: Settings) -> Path | None:
+    try:
+        return database_path(settings)
+    except SettingsError as error:
+        raise StartError(str(error)) from None
+
+
+def build_archive(settings: Settings, store: Store, clock: Clock) -> Archive | None:
+    """Return the archive the settings ask for, not opened yet. Raises `StartError` when the store has none."""
+    server = settings.server
+    if not server.archive_dir:
+        return None
+    from agenthive_server.storage.backup.archive import Archive, Keeping
+    from agenthive_server.storage.backup.create import Making
+    from agenthive_server.storage.sqlite import SqliteStore
+
+    if not isinstance(store, SqliteStore):
+        raise StartError(f"archive_dir {server.archive_dir!r}: a store in memory cannot be archived")
+    making = Making(clock=clock, software=server_version(), minimum_free=server.minimum_free_disk_bytes)
+    keeping = Keeping(backup_every=server.archive_backup_seconds, keep=server.archive_keep_seconds)
+    return Archive(store, Path(server.archive_dir), making, keeping)
 
 
 def migrate(settings: Settings) -> str:
     """Bring the database of the settings up to this version; returns a sentence. Raises `StartError`."""
     from agenthive_server.storage.migrations import migrate as run
 
-    path = _sqlite_path(settings)
+    path = _database_path(settings)
+    if path is None:
+        return "a store in memory is made anew every time"
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         run(f"sqlite:///{path}")
@@ -118,6 +139,7 @@ class App:
         self._config_dir = (config_path.parent if config_path else Path()).resolve()
         server = settings.server
         self.store = open_store(settings, self.clock)
+        self.archive = build_archive(settings, self.store, self.clock)
         self.log = EventLog(self.store, event_bytes)
         self.notifier = LocalNotifier(self.clock)
         # The kernel's own reader has a notifier of its own: the other one paces itself by the number of subscribers.
@@ -167,12 +189,16 @@ class App:
         self.edge = Edge(self.adapter, switch, self.board, self.kernel.hooks, always_on)
         self.plugins = self._plugin_host(discover() if registry is None else registry)
         self.vitals.add(self.plugins.probe)
+        if self.archive is not None:
+            self.vitals.add(self.archive.probe)
         self.tls: ServerTls | None = None
         self.runner: LocalRunner | None = None
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
 
     def _plugin_host(self, registry: Registry) -> PluginHost:
+        minimum = self.settings.server.minimum_free_disk_bytes
+        recovery = Recovery(self.store, self.clock, software=server_version(), minimum_free=minimum)
         surroundings = Surroundings(
             clock=self.clock,
             new_id=self.new_id,
@@ -181,7 +207,7 @@ class App:
             committer=self.committer,
             built_in=self.built_in,
             folder=data_dir(self.settings),
-            verbs=lambda name: PluginVerbs(self.kernel, name),
+            verbs=lambda name: PluginVerbs(self.kernel, name, recovery),
         )
         try:
             return build_host(
@@ -217,11 +243,15 @@ class App:
             await self.store.open()
         except StoreUnusable as error:
             raise StartError(str(error)) from None
+        if self.archive is not None:
+            await self.archive.open()
         try:
             self._server = self._listen()
             await self.log.open()
             await self.kernel.open()
         except (KernelError, CannotListen) as error:
+            if self.archive is not None:
+                await self.archive.close()
             await self.store.close()
             raise StartError(str(error)) from None
         self._committing = asyncio.create_task(self.committer.run())
@@ -237,6 +267,7 @@ class App:
                 "plugin_handlers": self.handlers.run,
                 "handler_notifier": self.handler_notifier.run,
                 **({"tls": self.tls.run} if self.tls else {}),
+                **({"archive": self.archive.run} if self.archive else {}),
             }
         )
         try:
@@ -384,6 +415,8 @@ class App:
         await self.committer.stop()
         if self._committing is not None:
             await self._committing
+        if self.archive is not None:
+            await self.archive.close()
         await self.store.close()
 
 

@@ -1,20 +1,21 @@
-"""Backups as verbs: what plugins call on a running server, and what they are told."""
+"""Backups as verbs: what plugins call on a running server, and what they are told.
+
+What does it is imported by the first call: most servers live without it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import NotImplementedHere
 from agenthive_server.kernel.ports import Store
 from agenthive_server.plugin.ports import BackupReport
-from agenthive_server.storage.backup.create import Making, create_backup
-from agenthive_server.storage.backup.manifest import Manifest
-from agenthive_server.storage.backup.place import list_backups
-from agenthive_server.storage.backup.restore import restore_backup
-from agenthive_server.storage.backup.verify import verify_backup
-from agenthive_server.storage.backup.work import Token, run
-from agenthive_server.storage.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from agenthive_server.storage.backup.manifest import Manifest
+    from agenthive_server.storage.backup.work import Token
 
 
 class Recovery:
@@ -25,36 +26,47 @@ class Recovery:
     `DataLoss` (damaged), `Overloaded` with DISK_LOW, `StoreUnavailable` (a disk failed).
     """
 
-    def __init__(self, store: Store, making: Making) -> None:
+    def __init__(self, store: Store, clock: Clock, *, software: str, minimum_free: int) -> None:
+        """`software`: the version that says it made a backup; `minimum_free`: bytes that stay free on every disk."""
         self._store = store
-        self._making = making
-
-    @property
-    def _clock(self) -> Clock:
-        return self._making.clock
+        self._clock = clock
+        self._software = software
+        self._minimum_free = minimum_free
 
     async def create_backup(self, path: Path) -> BackupReport:
         """Write a consistent backup of the live store to a new folder, without stopping anything.
 
         Raises `NotImplementedHere` where the store keeps nothing.
         """
+        from agenthive_server.storage.backup.create import Making, create_backup
+        from agenthive_server.storage.backup.work import run
+        from agenthive_server.storage.sqlite import SqliteStore
+
         store = self._store
         if not isinstance(store, SqliteStore):
             raise NotImplementedHere("this store keeps everything in memory only: there is nothing to back up")
 
+        making = Making(clock=self._clock, software=self._software, minimum_free=self._minimum_free)
+
         def create(token: Token) -> Manifest:
             with store.visitors.present(token):
-                return create_backup(store.path, path, self._making, token)
+                return create_backup(store.path, path, making, token)
 
         return _report(path, await run(create, self._clock))
 
     async def list_backups(self, place: Path) -> list[BackupReport]:
         """Return the complete backups in a folder, oldest first; those whose manifest is damaged are left out."""
+        from agenthive_server.storage.backup.place import list_backups
+        from agenthive_server.storage.backup.work import run
+
         found = await run(lambda _: list_backups(place))
         return [_report(each.path, each.manifest) for each in found if each.manifest is not None]
 
     async def verify_backup(self, path: Path) -> BackupReport:
         """Read a backup whole and compare; what is wrong is in `problems`."""
+        from agenthive_server.storage.backup.verify import verify_backup
+        from agenthive_server.storage.backup.work import run
+
         found = await run(lambda token: verify_backup(path, token, self._clock), self._clock)
         if found.manifest is None:
             return _unreadable(path, found.problems, found.seconds)
@@ -67,6 +79,9 @@ class Recovery:
         was archived after it is restored as well, or, with `until_sequence`, what had happened by this event; without
         one, that can only be the backup's last event. `last_sequence` says how far it came, `log_id` is the new log's.
         """
+        from agenthive_server.storage.backup.restore import restore_backup
+        from agenthive_server.storage.backup.work import run
+
         restored = await run(
             lambda token: restore_backup(path, target, token, self._clock, until=until_sequence), self._clock
         )

@@ -88,6 +88,13 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     minimum_free_disk_bytes: int = 64 * 2**20
     # Largest blob taken, in bytes.
     maximum_blob_bytes: int = 2**30
+    # Folder of an archive of this hive: backups, and between them a journal of all that was committed. Empty: none.
+    # On another disk than the data, so that one of them survives; for one hive only.
+    archive_dir: str = ""
+    # Seconds from one backup of the archive to the next; sooner when the journal is longer than the database.
+    archive_backup_seconds: float = 86_400.0
+    # Seconds for which it must be possible to go back to any event; what is older is removed from the archive.
+    archive_keep_seconds: float = 604_800.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tls: TlsSettings = TlsSettings()
 

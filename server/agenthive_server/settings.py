@@ -22,6 +22,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "data_dir",
+    "database_path",
     "load",
     "runner_environment",
     "search_path",
@@ -108,6 +109,18 @@ def runner_environment() -> dict[str, str]:
     from agenthive.access import VARIABLES
 
     return {name: value for name, value in os.environ.items() if name not in VARIABLES.values()}
+
+
+def database_path(settings: Settings) -> Path | None:
+    """Return the file of the store, None when it is in memory. Raises `SettingsError` for a URL of no known kind."""
+    url = settings.server.store
+    if url == "memory:":
+        return None
+    if not url:
+        return data_dir(settings) / "hive.db"
+    if url.startswith("sqlite:///"):
+        return Path(url.removeprefix("sqlite:///"))
+    raise SettingsError(f"store {url!r}: expected sqlite:///PATH or memory:")
 
 
 def data_dir(settings: Settings) -> Path:

@@ -10,12 +10,11 @@ from agenthive_server.app import App
 from agenthive_server.kernel.clock import SystemClock
 from agenthive_server.kernel.errors import DataLoss, NotImplementedHere
 from agenthive_server.recovery import Recovery
-from agenthive_server.storage.backup.create import Making
 from agenthive_server.testing.harness import open_served
 
 
 def recovery(app: App) -> Recovery:
-    return Recovery(app.store, Making(clock=SystemClock(), software="1", minimum_free=0))
+    return Recovery(app.store, SystemClock(), software="1", minimum_free=0)
 
 
 def list_folder(folder: Path) -> list[Path]:

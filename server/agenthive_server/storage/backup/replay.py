@@ -14,7 +14,7 @@ from agenthive_server.storage.codec import Unreadable, unpack
 from agenthive_server.storage.rows import insert_row, update_row
 from agenthive_server.storage.transaction import undo
 
-from .journal import AnyEntry, Begin, Blob, Changes, Chunk, Group, Put, first_segment, number_of, read_segment, segments
+from .journal import Begin, Blob, Changes, Chunk, Group, Put, first_segment, number_of, read_segment, segments
 from .work import Token
 
 _GROUPS_AT_ONCE = 256
@@ -39,12 +39,59 @@ class Replayed:
     """Why nothing after `head` could be read, unless the journal just ends there."""
 
 
-class _Hole(Exception):
-    """The journal does not go on where the database stands."""
+class Broken(Exception):
+    """The journal does not go on where it ended; says why."""
 
 
 class _Enough(Exception):
     """What follows is beyond the event that was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """Where a database stands: its log, its tables, the number of its last group, and when that was known."""
+
+    log_id: str
+    schema: str
+    group_count: int
+    time: float
+
+
+def follow(folder: Path, standing: Standing) -> Iterator[Group | Chunk | Blob]:
+    """Yield what the journal in the folder of a log tells from there on. Raises `Broken`; OSError."""
+    try:
+        yield from _follow(folder, standing)
+    except DataLoss as error:
+        raise Broken(error.message) from error
+
+
+def _follow(folder: Path, standing: Standing) -> Iterator[Group | Chunk | Blob]:
+    group_count, following = standing.group_count, False
+    first = first_segment(folder, group_count, standing.time)
+    for path in segments(folder):
+        if not 0 < first <= number_of(path):
+            continue
+        for entry in read_segment(path):
+            if isinstance(entry, Begin):
+                _require_next(entry, standing, group_count if following else None)
+                following = True
+            elif not isinstance(entry, Group):
+                yield entry
+            elif entry.group_count == group_count + 1:
+                group_count += 1
+                yield entry
+            elif entry.group_count > group_count:
+                raise Broken(f"the journal has a hole: group {entry.group_count} follows group {group_count}")
+
+
+def _require_next(begin: Begin, standing: Standing, group_count: int | None) -> None:
+    """Raise `Broken` unless a segment goes on where the one before ended (None: it is the first)."""
+    if begin.schema != standing.schema:
+        raise Broken(f"the journal goes on with tables of version {begin.schema}; there is a backup of that time")
+    if begin.log_id != standing.log_id:
+        raise Broken("the journal goes on with another log")
+    if group_count is not None and begin.group_count != group_count:
+        raise Broken(f"the journal ends with group {group_count} and goes on after {begin.group_count}")
 
 
 class Replay:
@@ -54,49 +101,38 @@ class Replay:
         self._db = db
         self._until = until
         self.log_id, self.head, self._time, self.group_count = db.execute(statements.SELECT_META).fetchone()
+        (self._schema,) = db.execute("SELECT version_num FROM alembic_version").fetchone()
         self._began = self.group_count
-        # Whether a segment was read before: one that follows has to begin where that one ended.
-        self._following = False
 
     def run(self, folder: Path, time: float, token: Token) -> Replayed:
         """Apply the segments in the folder of this log to a backup made at a time.
 
         Raises `DataLoss` when they do not fit, and `GivenUp`.
         """
+        standing = Standing(log_id=self.log_id, schema=self._schema, group_count=self.group_count, time=time)
         reached, broken = False, ""
         try:
-            for number, entry in enumerate(self._entries(folder, time), 1):
+            for number, entry in enumerate(follow(folder, standing), 1):
                 self._apply(entry)
                 if number % _GROUPS_AT_ONCE == 0:
                     self._commit()
                     token.step()
         except _Enough:
             reached = True
-        except _Hole as hole:
-            broken = str(hole)
+        except Broken as error:
+            broken = str(error)
         self._commit()
         return Replayed(head=self.head, groups=self.group_count - self._began, reached=reached, broken=broken)
-
-    def _entries(self, folder: Path, time: float) -> Iterator[AnyEntry]:
-        try:
-            first = first_segment(folder, self.group_count, time)
-            for path in segments(folder):
-                if 0 < first <= number_of(path):
-                    yield from read_segment(path)
-        except DataLoss as error:
-            raise _Hole(error.message) from error
 
     def _commit(self) -> None:
         if self._db.in_transaction:
             self._db.execute(statements.UPDATE_META, (self.head, self._time, self.group_count))
             self._db.execute("COMMIT")
 
-    def _apply(self, entry: AnyEntry) -> None:
+    def _apply(self, entry: Group | Chunk | Blob) -> None:
         if not self._db.in_transaction:
             self._db.execute("BEGIN IMMEDIATE")
         match entry:
-            case Begin():
-                self._require_same(entry)
             case Group():
                 self._apply_group(entry)
             case Chunk(upload_id, number, content):
@@ -107,21 +143,7 @@ class Replay:
             case Blob():
                 self._db.execute(_RENEW_BLOB, (entry.create_time, entry.namespace, entry.id))
 
-    def _require_same(self, begin: Begin) -> None:
-        (schema,) = self._db.execute("SELECT version_num FROM alembic_version").fetchone()
-        if begin.schema != schema:
-            raise _Hole(f"the journal goes on with tables of version {begin.schema}; there is a backup of that time")
-        if begin.log_id != self.log_id:
-            raise _Hole("the journal goes on with another log")
-        if self._following and begin.group_count != self.group_count:
-            raise _Hole(f"the journal ends with group {self.group_count} and goes on after {begin.group_count}")
-        self._following = True
-
     def _apply_group(self, group: Group) -> None:
-        if group.group_count <= self.group_count:
-            return
-        if group.group_count != self.group_count + 1:
-            raise _Hole(f"the journal has a hole: group {group.group_count} follows group {self.group_count}")
         for member in group.members:
             if self._until is not None and member.last > self._until:
                 raise _Enough

@@ -18,8 +18,10 @@ from agenthive_server.storage.schema import REVISION
 from agenthive_server.storage.transaction import sentence
 
 from .create import open_copy, tables
+from .journal import FOLDER, Group
 from .manifest import DATABASE, Manifest, read_manifest
-from .place import sha256_of
+from .place import failures, sha256_of
+from .replay import Broken, Standing, follow
 from .work import Token
 
 MOST_PROBLEMS = 20
@@ -56,6 +58,33 @@ def verify_backup(folder: Path, token: Token, clock: Clock) -> Verification:
         return Verification(path=folder, manifest=None, problems=(error.message,), seconds=clock.monotonic() - began)
     problems = tuple(islice(_problems(folder, manifest, token), MOST_PROBLEMS))
     return Verification(path=folder, manifest=manifest, problems=problems, seconds=clock.monotonic() - began)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """How far the journal leads from a backup: to every event up to `head`. `broken`: why not beyond, if it should."""
+
+    head: int
+    broken: str = ""
+
+
+def reach(folder: Path, manifest: Manifest, token: Token) -> Reach:
+    """Read the journal that continues a backup; raises `StoreUnavailable`, `GivenUp`. Blocks."""
+    standing = Standing(
+        log_id=manifest.log_id, schema=manifest.schema, group_count=manifest.group_count, time=manifest.create_time
+    )
+    head = manifest.head
+    with failures(f"journal of {folder}"):
+        try:
+            for entry in follow(folder.parent / FOLDER / manifest.log_id, standing):
+                token.step()
+                for member in entry.members if isinstance(entry, Group) else ():
+                    if member.last and member.first != head + 1:
+                        return Reach(head=head, broken=f"the journal has a hole: event {member.first} follows {head}")
+                    head = member.last or head
+        except Broken as error:
+            return Reach(head=head, broken=str(error))
+    return Reach(head=head)
 
 
 def _problems(folder: Path, manifest: Manifest, token: Token) -> Iterator[str]:

@@ -57,15 +57,21 @@ async def test_what_is_written_meanwhile_is_in_it_whole_or_not_at_all(tmp_path: 
     await store.commit(filler)
     making = Making(clock=SystemClock(), software="", minimum_free=0)
     backup = tmp_path / "backup"
-    copying = asyncio.create_task(run(lambda token: create_backup(store.path, backup, making, token), making.clock))
     done = 0
-    while not copying.done():
+
+    async def commit() -> None:
+        nonlocal done
         done += 1
         counter = CursorRecord(namespace="n", id="groups", revision=done, sequence=done)
         await store.commit([changing(task(f"{done}-{part}"), events=2) for part in range(2)] + [changing(counter)])
+
+    await commit()
+    copying = asyncio.create_task(run(lambda token: create_backup(store.path, backup, making, token), making.clock))
+    while not copying.done():
+        await commit()
     manifest = await copying
     await store.close()
-    assert 0 < manifest.head < 4 * done, "nothing was written while it was copied"
+    assert 4 <= manifest.head < 4 * done, "nothing was written while it was copied"
     with closing(create.open_copy(backup / DATABASE)) as db:
         (groups,) = db.execute("SELECT revision FROM cursor").fetchone()
         (tasks,) = db.execute("SELECT count(*) FROM task WHERE id NOT LIKE 'filler%'").fetchone()
