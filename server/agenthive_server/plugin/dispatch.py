@@ -32,7 +32,7 @@ PACE: Final = 0.01
 
 SAVE_EVERY: Final = 1.0
 SAVE_AFTER: Final = 5_000
-"""Cursors are stored once a second where events were handled, else after so many that concerned nobody."""
+"""Cursors are stored at most once a second, where events were handled; else after so many that concerned nobody."""
 
 GRACE: Final = 2.0
 """Seconds a handler that runs is given to end when its plugin is switched off, before it is cancelled."""
@@ -66,6 +66,7 @@ class Dispatcher:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wanted: dict[EventType, tuple[Follower, ...]] = {}
         self._somebody = asyncio.Event()
+        self._moved = asyncio.Event()
         self._position = 0
 
     # Plugins come and go --------------------------------------------------------------------------------------------
@@ -89,6 +90,7 @@ class Dispatcher:
             role=role,
             load=partial(self._load, plugin, position),
             pumped=lambda: self._position,
+            moved=self._moved.set,
         )
         follower.begin(position)
         if not self._followers:
@@ -145,17 +147,26 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Hand out events and store cursors until cancelled."""
-        saved_at = self._clock.monotonic()
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._keep_pumping())
+            both.create_task(self._keep_saving())
+
+    async def _keep_pumping(self) -> None:
         while True:
             await self._somebody.wait()
             try:
                 await self._pump()
-                if self._clock.monotonic() - saved_at >= SAVE_EVERY:
-                    await self._save(list(self._followers.values()))
-                    saved_at = self._clock.monotonic()
             except KernelError as error:
                 _log.warning("plugin_dispatch_is_delayed", extra={"reason": error.reason})
                 await self._clock.sleep(SAVE_EVERY)
+
+    async def _keep_saving(self) -> None:
+        """Store what has moved at once after a rest, so that a server that is killed often gets on, then seldom."""
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            await self._save(list(self._followers.values()))
+            await self._clock.sleep(SAVE_EVERY)
 
     async def _pump(self) -> None:
         try:
@@ -177,6 +188,8 @@ class Dispatcher:
             for follower in wanted.get(event.type, ()):
                 follower.offer(event)
         self._position = events[-1].sequence
+        if any(map(_worth_saving, self._followers.values())):
+            self._moved.set()
 
     # Cursors --------------------------------------------------------------------------------------------------------
 
@@ -207,6 +220,7 @@ class Dispatcher:
         except KernelError as error:
             for follower, _ in moved:
                 follower.dirty = True
+            self._moved.set()
             _log.warning("plugin_cursors_not_stored", extra={"reason": error.reason})
             return
         for follower, reached in moved:
@@ -225,6 +239,7 @@ class Dispatcher:
             if follower.reached > follower.saved:
                 # A cursor that is stored seldom, because nothing concerned it.
                 follower.dirty = True
+                self._moved.set()
             if follower.reached < overdue and self._hurry(follower, overdue):
                 until = min(until, overdue)
             else:

@@ -50,8 +50,9 @@ class Follower:
         role: Role,
         load: Callable[[], Awaitable[int]],
         pumped: Callable[[], int],
+        moved: Callable[[], None],
     ) -> None:
-        """`load` returns the stored cursor, `pumped` how far the pump is."""
+        """`load` returns the stored cursor, `pumped` how far the pump is; `moved` is called when it got on itself."""
         self.plugin = plugin
         self.handlers = dict(handlers)
         self.role = role
@@ -69,6 +70,7 @@ class Follower:
         self._chance = chance
         self._load = load
         self._pumped = pumped
+        self._moved = moved
         # Everything up to here was dealt with; while it is live, everything before the first event of the queue.
         self._done = 0
         self._live = False
@@ -125,7 +127,7 @@ class Follower:
         """Leave events out up to one, also the one that is being dealt with; `gap` is told of them."""
         self.leave_out = last
         self._wake.set()
-        if self._limit is not None:
+        if self._limit is not None and not self._limit.expired():
             self._limit.reschedule(0.0)
 
     # On its way -----------------------------------------------------------------------------------------------------
@@ -185,8 +187,9 @@ class Follower:
                 return False
             finally:
                 self._limit = None
-            self.dirty = True
         self._done = event.sequence
+        if handler is not None:
+            self._note()
         return True
 
     async def _tell_gap(self, last: int) -> None:
@@ -197,7 +200,11 @@ class Follower:
         self._done = max(self._done, last)
         while self._queue and self._queue[0].sequence <= last:
             self._queue.popleft()
+        self._note()
+
+    def _note(self) -> None:
         self.dirty = True
+        self._moved()
 
     async def _insist(self, call: Callable[[], Awaitable[None]], sequence: int, what: str) -> None:
         """Call until it goes well, with growing pauses: what is left out once is never made up for."""
