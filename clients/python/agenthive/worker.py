@@ -56,6 +56,7 @@ class Worker:
         display_name: str = "",
         namespace: str = "default",
         join_token: str = "",
+        credential: str = "",
         credential_file: str | os.PathLike[str] | None = None,
         spec: agent_pb2.AgentSpec | None = None,
         stop_grace: float = 10.0,
@@ -66,14 +67,15 @@ class Worker:
 
         The agent is registered, when it does not exist yet, as `spec` with the fields given here laid over it.
         `stop_grace`: seconds held tasks may take to finish in `stop()`. A `join_token` lets it in once; what it earns
-        by that is kept in `credential_file`, and without one forgotten when the process ends. `access`: token,
-        authority, certificate and key, see AccessOptions. Raises AccessError, a ValueError, when they make no sense or
-        a file cannot be read.
+        by that is kept in `credential_file`, and without one forgotten when the process ends. A `credential` it is
+        given is one it has earned before; what the file holds is newer. `access`: token, authority, certificate and
+        key, see AccessOptions. Raises AccessError, a ValueError, when they make no sense or a file cannot be read.
         """
         self.agent_id = agent_id
         self.stop_grace = stop_grace
         self._access = Access(target, namespace, **access)
         self._credential = Credential(credential_file)
+        self._credential.value = self._credential.value or credential
         if join_token or self._credential.value:
             self._access.require_private("a join token or credential")
         self._timing = timing
