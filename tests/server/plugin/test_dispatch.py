@@ -84,10 +84,10 @@ async def open_stage(**limits: float) -> AsyncIterator[Stage]:
         await stage.crash()
 
 
-@pytest.fixture
-async def stage() -> AsyncIterator[Stage]:
-    async with open_stage() as stage:
-        yield stage
+@pytest.fixture(name="stage")
+async def make_stage() -> AsyncIterator[Stage]:
+    async with open_stage() as made:
+        yield made
 
 
 # In order, from where it was
