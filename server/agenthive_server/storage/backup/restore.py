@@ -80,6 +80,7 @@ def restore_backup(source: Path, target: Path, token: Token, clock: Clock, *, un
         raise BadRequest(f"{chosen.folder} was made by a newer version of Agent Hive, {chosen.manifest.software}")
     with failures(f"restore into {target}"):
         _require_empty(target)
+        made = not target.exists()
         target.mkdir(parents=True, exist_ok=True, mode=0o700)
         work = target / f"{WORK}{uuid4().hex[:8]}"
         work.mkdir(mode=0o700)
@@ -100,8 +101,12 @@ def restore_backup(source: Path, target: Path, token: Token, clock: Clock, *, un
                 missing=replayed.broken,
             )
             _publish(restored, database, clock)
-        finally:
+        except BaseException:
             shutil.rmtree(work, ignore_errors=True)
+            if made:
+                target.rmdir()
+            raise
+        shutil.rmtree(work, ignore_errors=True)
     return restored
 
 
