@@ -19,6 +19,9 @@ _SECURITY: Final = "/agenthive.v1.SecurityService/"
 _ACCOUNTS: Final = frozenset(
     {"IssueToken", "RevokeToken", "IssueJoinToken", "SetRoleBinding", "DeleteRoleBinding", "ResolveThreat"}
 )
+MADE: Final = "security.made"
+"""Name, among the notes of a call, of what it made: pairs of field and id, for its record."""
+
 DENIALS: Final = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
 
 _PLAIN: Final = re.compile(r"[\w.:/@*+-]{1,200}")

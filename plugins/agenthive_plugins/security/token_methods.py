@@ -9,6 +9,7 @@ from agenthive.v1 import security_service_pb2 as pb
 from agenthive_server.plugin.api import Call
 
 from . import checks
+from .acts import MADE
 from .bindings import Bindings
 from .config import TokenSettings
 from .convert import fill_binding, fill_token, names_of, scope_from
@@ -44,6 +45,7 @@ class TokenMethods:
             description=checks.text(request.description, "description"),
         )
         token, secret = await self._issuing.issue(wish, Request(call, request), call.principal)
+        call.notes[MADE] = (("token_id", token.id),)
         response = pb.IssueTokenResponse(secret=secret)
         fill_token(response.token, Shown(token, 0.0), self._now())
         return response
@@ -61,6 +63,7 @@ class TokenMethods:
             scope=scope,
         )
         token, secret = await self._issuing.issue(wish, Request(call, request), call.principal)
+        call.notes[MADE] = (("token_id", token.id),)
         response = pb.IssueJoinTokenResponse(secret=secret)
         fill_token(response.token, Shown(token, 0.0), self._now())
         return response

@@ -7,14 +7,14 @@ from typing import Final
 
 from agenthive_server.plugin.api import Call, Clock, KernelError, Outcome, Overloaded, PermissionDenied, Unauthenticated
 
-from .acts import DENIALS, act_of, category_of, category_of_refusal, shown
+from .acts import DENIALS, MADE, act_of, category_of, category_of_refusal, resources_of, shown
 from .audit import Trail
 from .callers import Caller
 from .incidents import Incidents
 from .joins import Entry
 from .limits import Exceeded, RateLimits
 from .peers import host_of, is_local
-from .records import Act, Category, Ending
+from .records import MOST_RESOURCES, Act, Category, Ending
 from .roles import EVERYWHERE, Role
 from .threats import Signal, ThreatKind
 
@@ -145,6 +145,7 @@ class Witness:
     def ended(self, call: Call, outcome: Outcome, caller: Caller | None) -> Act:
         """Return how a call that was let in ended, as it is to be recorded."""
         denied = outcome.code in DENIALS
+        made: tuple[tuple[str, str], ...] = call.notes.get(MADE, ())
         return act_of(
             call,
             self._trail.now(),
@@ -156,6 +157,7 @@ class Witness:
             code=outcome.code,
             reason="" if outcome.code == "OK" else outcome.reason,
             token_id=caller.token_id if caller is not None else "",
+            resources=(*made, *resources_of(call.request))[:MOST_RESOURCES],
         )
 
     def joined(self, call: Call, entry: Entry, host: str) -> None:

@@ -1,4 +1,4 @@
-"""What is noted gets written, in order and durable when it should be; what cannot be written is said and not forgotten."""
+"""What is noted gets written, in order, and durable when it should be; what cannot be written is not forgotten."""
 
 from __future__ import annotations
 

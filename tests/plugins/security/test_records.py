@@ -46,8 +46,10 @@ def chain_of(made: list[Act]) -> list[Record]:
     return link("c", Head(), made)
 
 
-def faults(records: list[Record], head: Head, base: Head = Head(), expected: tuple[Head, ...] = ()) -> list[FaultKind]:
-    verifier = Verifier("c", base, expected)
+def faults(
+    records: list[Record], head: Head, base: Head | None = None, expected: tuple[Head, ...] = ()
+) -> list[FaultKind]:
+    verifier = Verifier("c", base or Head(), expected)
     for record in records:
         verifier.take(record)
     verifier.finish(head)

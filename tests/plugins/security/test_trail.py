@@ -1,4 +1,4 @@
-"""The trail is read in both directions and by any filter, damage is found wherever it is, and retention leaves proof."""
+"""The trail is read in both directions, by any filter; damage is found wherever it is; retention leaves proof."""
 
 from __future__ import annotations
 
