@@ -72,7 +72,8 @@ def test_programs_are_told_in_json(data: Path, tmp_path: Path, capsys: Capture) 
 async def test_with_an_archive_any_event_can_be_gone_back_to(tmp_path: Path, capsys: Capture) -> None:
     archive = tmp_path / "archive"
     async with open_served(tmp_path / "data", server__archive_dir=str(archive)) as (app, client):
-        assert (made := app.archive) is not None
+        made = app.archive
+        assert made is not None
         await eventually(lambda: made.backups == 1)
         for number in range(5):
             await client.delegate("work", task_id=f"t{number}")
