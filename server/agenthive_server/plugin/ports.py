@@ -177,6 +177,9 @@ class Verbs(Protocol):
     async def create_backup(self, path: Path) -> BackupReport:
         """Write a consistent backup of the live store to a new folder, without stopping anything."""
 
+    async def list_backups(self, place: Path) -> list[BackupReport]:
+        """Return the complete backups in a folder, oldest first; those that cannot be told are left out."""
+
     async def verify_backup(self, path: Path) -> BackupReport:
         """Read a backup whole and compare; what is wrong is in `problems`."""
 

@@ -36,6 +36,9 @@ class Backups(Protocol):
     async def create_backup(self, path: Path) -> BackupReport:
         """Write a consistent backup of the live store to a new folder."""
 
+    async def list_backups(self, place: Path) -> list[BackupReport]:
+        """Return the complete backups in a folder."""
+
     async def verify_backup(self, path: Path) -> BackupReport:
         """Read a backup whole and compare."""
 
@@ -267,6 +270,10 @@ class PluginVerbs:
     async def create_backup(self, path: Path) -> BackupReport:
         """Write a consistent backup of the live store to a new folder, without stopping anything."""
         return await self._backed_up().create_backup(path)
+
+    async def list_backups(self, place: Path) -> list[BackupReport]:
+        """Return the complete backups in a folder, oldest first; those that cannot be told are left out."""
+        return await self._backed_up().list_backups(place)
 
     async def verify_backup(self, path: Path) -> BackupReport:
         """Read a backup whole and compare; what is wrong is in `problems`."""
