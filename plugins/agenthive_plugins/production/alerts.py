@@ -127,6 +127,7 @@ class AlertRule:
     webhooks: tuple[str, ...] = ()
     disabled: bool = False
     built_in: bool = False
+    revision: int = 1
 
     @property
     def plan(self) -> Plan:

@@ -1,9 +1,8 @@
-"""Who did it: for each span, the few names behind what was bad in it. Kept like the series, and only where something
-was.
+"""Who did it: for each span, the few names behind what was bad in it.
 
-Ten minutes for a day and hours for 40 days; of each kind at most `NAMES` names a span, the least of which makes room
-for a new one and leaves it its count: the space-saving sketch of Metwally, Agrawal and El Abbadi (ICDT 2005), which
-never underrates a name that matters.
+Kept like the series, ten minutes for a day and hours for 40 days, and only where something was. Of each kind at most
+`NAMES` names a span, the least of which makes room for a new one and leaves it its count: the space-saving sketch of
+Metwally, Agrawal and El Abbadi (ICDT 2005), which never underrates a name that matters.
 """
 
 from __future__ import annotations

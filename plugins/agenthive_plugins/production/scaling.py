@@ -46,6 +46,7 @@ class ScalingPolicy:
     stabilization: float = 300.0
     drain_grace: float = 300.0
     disabled: bool = False
+    revision: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,9 @@ from .buckets import Bucket, joined, pack_histogram, unpack_histogram
 
 MAX_SERIES: Final = 96
 
+TOUCHED: Final = 600
+"""What changed is told by spans of so many seconds."""
+
 SLACK: Final = 0.25
 """How much longer than wanted a level may get before its oldest buckets are cut off, as a share."""
 
@@ -176,6 +179,7 @@ class SeriesSet:
     def __init__(self, now: float) -> None:
         self._recorded_from = now
         self._series: dict[str, Series] = {}
+        self._touched: set[int] = set()
         self.refused = 0
         """How often a new name was refused because there are too many."""
 
@@ -183,6 +187,11 @@ class SeriesSet:
     def names(self) -> list[str]:
         """The names there are, sorted."""
         return sorted(self._series)
+
+    def take_touched(self) -> set[int]:
+        """Return the spans of `TOUCHED` seconds in which something changed since the last time, by number."""
+        touched, self._touched = self._touched, set()
+        return touched
 
     def find(self, name: str) -> Series | None:
         """Return a series, or None."""
@@ -201,8 +210,9 @@ class SeriesSet:
     def add(self, name: str, time: float, bucket: Bucket) -> None:
         """Add to a series what happened at about `time`."""
         series = self.open(name)
-        if series is not None:
+        if series is not None and bucket.count:
             series.add(time, bucket)
+            self._touched.add(int(time // TOUCHED))
 
     def gauge(self, name: str, time: float, value: float) -> None:
         """Add one reading to a series."""
@@ -219,7 +229,10 @@ class SeriesSet:
         Of what is longer ago than the finer buckets are kept, only the coarser ones take notice.
         """
         series = self.open(name)
-        for level in series.levels if series else ():
+        if series is None:
+            return
+        self._touched.update(range(int(max(start, end - HOURS.kept) // TOUCHED), int(end // TOUCHED) + 1))
+        for level in series.levels:
             width = level.span.width
             begin = max(start, end - level.span.kept)
             for number in range(math.floor(begin / width), math.ceil(end / width)):

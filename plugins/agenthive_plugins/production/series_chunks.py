@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from .buckets import Bucket, joined, pack_histogram, unpack_histogram
-from .series import HOURS, MINUTES, Series, SeriesSet, Span
+from .series import HOURS, MINUTES, TOUCHED, Series, SeriesSet, Span
 
 MINUTES_PREFIX: Final = "minutes/"
 HOURS_PREFIX: Final = "hours/"
@@ -44,6 +44,13 @@ class Damaged(Exception):
 def chunk_of(prefix: str, time: float) -> str:
     """Return the name of the chunk that holds a time."""
     return f"{prefix}{int(time // _CHUNKS[prefix][2]):012d}"
+
+
+def chunks_of(prefix: str, touched: Iterable[int], now: float) -> set[str]:
+    """Return the names of the chunks that hold these spans (`SeriesSet.take_touched`) and whose time is not over."""
+    _, span, _ = _CHUNKS[prefix]
+    oldest = (now - span.kept) // TOUCHED
+    return {chunk_of(prefix, number * TOUCHED) for number in touched if number >= oldest}
 
 
 def pack(series: SeriesSet, chunk: str) -> dict[str, bytes]:

@@ -59,8 +59,7 @@ class SlaTarget:
     window: float = 86_400.0
     breach_threshold_percent: float = 5.0
     built_in: bool = False
-    breaches: int = 0
-    last_breach: float = 0.0
+    revision: int = 1
 
     @property
     def allowed(self) -> float:
@@ -86,8 +85,7 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BurnLimit:
-    """When a budget burns too fast: in both windows at least at this rate. Urgent ones are worth waking somebody
-    for."""
+    """When a budget burns too fast: in both windows at least at this rate. For urgent ones people are woken."""
 
     long: float
     rate: float
