@@ -11,10 +11,13 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agenthive_server.backups import add_backup, add_restore
 from agenthive_server.certs import add_certs
+
+if TYPE_CHECKING:
+    from agenthive_server.settings import Settings
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -61,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     check.set_defaults(run=_check_config)
     show = commands.add_parser("show-chain", help="print the interceptors every call passes, in order")
+    show.description = (
+        "Print the interceptors every call passes, outermost first: what is built in, then those of the plugins the"
+        " settings enable, which are opened for it over an empty store. `hive plugins show` tells of a running server."
+    )
+    show.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     show.set_defaults(run=_show_chain)
     migrate = commands.add_parser("migrate", help="bring a database up to this version")
     migrate.add_argument("--store", metavar="URL", help="store URL, for example sqlite:///hive.db")
@@ -148,6 +156,7 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     from agenthive_server import app, logs, settings
+    from agenthive_server.lifecycle import StartError
 
     flags = {
         "server.listen": options.listen,
@@ -168,7 +177,7 @@ def _serve(options: argparse.Namespace) -> int:
     logs.configure(loaded.server.log_level)
     try:
         return _run(app.serve(loaded, options.config))
-    except app.StartError as error:
+    except StartError as error:
         return _fail(str(error))
 
 
@@ -220,30 +229,54 @@ def _secret(path: str | None) -> str:
 def _check_config(options: argparse.Namespace) -> int:
     import msgspec
 
-    from agenthive_server import settings
+    from agenthive_server import plugged, settings
+    from agenthive_server.plugin.registry import discover
 
     try:
-        loaded = settings.load(options.config)
+        shown = plugged.shown_settings(settings.load(options.config), discover())
     except settings.SettingsError as error:
         return _fail(str(error))
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(loaded), indent=2).decode() + "\n")
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode() + "\n")
     return 0
 
 
-def _show_chain(_options: argparse.Namespace) -> int:
-    from agenthive_server import app
+def _show_chain(options: argparse.Namespace) -> int:
+    from agenthive_server import logs, settings
+    from agenthive_server.lifecycle import StartError
 
-    sys.stdout.write(app.describe_chain() + "\n")
+    logs.configure("error")
+    try:
+        return _run(_chain(settings.load(options.config)))
+    except (settings.SettingsError, StartError) as error:
+        return _fail(str(error))
+
+
+async def _chain(loaded: Settings) -> int:
+    from tempfile import TemporaryDirectory
+
+    from agenthive_server.app import App
+    from agenthive_server.plugged import for_looking
+    from agenthive_server.rpc.chain import describe
+
+    with TemporaryDirectory() as folder:
+        app = App(for_looking(loaded, folder))
+        await app.open()
+        try:
+            for stage, name, source in describe(app.switch.current):
+                sys.stdout.write(f"{stage:<10} {name:<20} {source}\n")
+        finally:
+            await app.close()
     return 0
 
 
 def _migrate(options: argparse.Namespace) -> int:
-    from agenthive_server import app, settings
+    from agenthive_server import settings, stores
+    from agenthive_server.lifecycle import StartError
 
     try:
         loaded = settings.load(None, flags={"server.store": options.store, "server.data_dir": options.data_dir})
-        sys.stdout.write(app.migrate(loaded) + "\n")
-    except (settings.SettingsError, app.StartError) as error:
+        sys.stdout.write(stores.migrate(loaded) + "\n")
+    except (settings.SettingsError, StartError) as error:
         return _fail(str(error))
     return 0
 

@@ -8,7 +8,6 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from agenthive_server import fleet
 from agenthive_server.events.kept_output import HeldOutput, KeptOutput
@@ -16,14 +15,16 @@ from agenthive_server.events.log import EventLog
 from agenthive_server.events.notifier import LocalNotifier
 from agenthive_server.events.output import OutputHub
 from agenthive_server.events.subscriptions import Subscriptions
+from agenthive_server.front import Front
 from agenthive_server.kernel.clock import Clock, SystemClock
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.followups import FOLLOWED
 from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
-from agenthive_server.kernel.ports import Store, StoreUnusable
-from agenthive_server.lifecycle import Loops, Signals, allow_connections
+from agenthive_server.kernel.ports import StoreUnusable
+from agenthive_server.lifecycle import Loops, Signals, StartError, allow_connections
+from agenthive_server.local_runner import build_runner
 from agenthive_server.plugged import build_host
 from agenthive_server.plugin.dispatch import Dispatcher
 from agenthive_server.plugin.host import PluginHost
@@ -34,90 +35,25 @@ from agenthive_server.rpc.adapter import Adapter
 from agenthive_server.rpc.agents import AgentMethods
 from agenthive_server.rpc.blobs import BlobMethods
 from agenthive_server.rpc.builtin import BuiltIn
-from agenthive_server.rpc.chain import Switch, build_chain, describe
+from agenthive_server.rpc.chain import Switch
 from agenthive_server.rpc.convert.events import event_bytes
 from agenthive_server.rpc.disk import DiskGuard
-from agenthive_server.rpc.exposure import Unprotected, is_loopback, local_address, require_protected
 from agenthive_server.rpc.health import Board, ReportMethods
 from agenthive_server.rpc.messaging import MessagingMethods
 from agenthive_server.rpc.orchestrator import Services, add_services
 from agenthive_server.rpc.plugged import Edge
 from agenthive_server.rpc.plugins import PluginMethods
-from agenthive_server.rpc.server import CannotListen, Listening, Server, drain
+from agenthive_server.rpc.server import CannotListen, Server, drain
 from agenthive_server.rpc.stream import StreamMethods
 from agenthive_server.rpc.tasks import TaskMethods
-from agenthive_server.rpc.tls import BadCertificate, ServerTls, TlsFiles
+from agenthive_server.rpc.tls import ServerTls
 from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
-from agenthive_server.settings import Settings, SettingsError, data_dir, database_path, runner_environment
+from agenthive_server.settings import Settings, SettingsError, data_dir
 from agenthive_server.storage.committer import Committer
+from agenthive_server.stores import build_archive, open_store
 from agenthive_server.surroundings import Surroundings
 from agenthive_server.vitals import Vitals, server_version
-
-if TYPE_CHECKING:
-    from agenthive_server.storage.backup.archive import Archive
-
-
-class StartError(Exception):
-    """The server cannot start: a sentence for the operator."""
-
-
-def open_store(settings: Settings, clock: Clock) -> Store:
-    """Return the store the settings name, not opened yet. Raises `StartError` for a URL of no known kind."""
-    path = _database_path(settings)
-    if path is None:
-        from agenthive_server.storage.memory import MemoryStore
-
-        return MemoryStore(clock)
-    from agenthive_server.storage.sqlite import SqliteStore
-
-    return SqliteStore(path, clock=clock, synchronous=settings.server.synchronous)
-
-
-def _database_path(settings: Settings) -> Path | None:
-    try:
-        return database_path(settings)
-    except SettingsError as error:
-        raise StartError(str(error)) from None
-
-
-def build_archive(settings: Settings, store: Store, clock: Clock) -> Archive | None:
-    """Return the archive the settings ask for, not opened yet. Raises `StartError` when the store has none."""
-    server = settings.server
-    if not server.archive_dir:
-        return None
-    from agenthive_server.storage.backup.archive import Archive, Keeping
-    from agenthive_server.storage.backup.create import Making
-    from agenthive_server.storage.sqlite import SqliteStore
-
-    if not isinstance(store, SqliteStore):
-        raise StartError(f"archive_dir {server.archive_dir!r}: a store in memory cannot be archived")
-    making = Making(clock=clock, software=server_version(), minimum_free=server.minimum_free_disk_bytes)
-    keeping = Keeping(backup_every=server.archive_backup_seconds, keep=server.archive_keep_seconds)
-    return Archive(store, Path(server.archive_dir), making, keeping)
-
-
-def migrate(settings: Settings) -> str:
-    """Bring the database of the settings up to this version; returns a sentence. Raises `StartError`."""
-    from agenthive_server.storage.migrations import migrate as run
-
-    path = _database_path(settings)
-    if path is None:
-        return "a store in memory is made anew every time"
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        run(f"sqlite:///{path}")
-    except StoreUnusable as error:
-        raise StartError(str(error)) from None
-    return f"{path} is up to date"
-
-
-def describe_chain() -> str:
-    """Return the interceptors every call passes, outermost first, one to a line."""
-    clock = SystemClock()
-    built_in = BuiltIn(clock=clock, new_id=Ids(clock))
-    chain = build_chain((*built_in.interceptors, DiskGuard(lambda: None, 0)))
-    return "\n".join(f"{stage:<10} {name:<20} {source}" for stage, name, source in describe(chain))
 
 
 class App:
@@ -139,7 +75,7 @@ class App:
         self._config_dir = (config_path.parent if config_path else Path()).resolve()
         server = settings.server
         self.store = open_store(settings, self.clock)
-        self.archive = build_archive(settings, self.store, self.clock)
+        self.archive = build_archive(settings, self.store, self.clock, server_version())
         self.log = EventLog(self.store, event_bytes)
         self.notifier = LocalNotifier(self.clock)
         # The kernel's own reader has a notifier of its own: the other one paces itself by the number of subscribers.
@@ -178,20 +114,20 @@ class App:
             board=self.board,
             loops=self.loops,
         )
-        switch = Switch()
-        self.adapter = Adapter(switch, message_limit=server.message_limit_bytes)
+        self.front = Front(settings, self.clock)
+        self.switch = Switch()
+        self.adapter = Adapter(self.switch, message_limit=server.message_limit_bytes)
         always_on = (*self.built_in.interceptors, self.disk)
         self.handler_notifier = LocalNotifier(self.clock)
         self.handlers = Dispatcher(
             self.log, self.handler_notifier, self.kernel.decisions, self.clock, random.SystemRandom().random
         )
         self.kernel.reaper.release = self.handlers.release
-        self.edge = Edge(self.adapter, switch, self.board, self.kernel.hooks, always_on)
+        self.edge = Edge(self.adapter, self.switch, self.board, self.kernel.hooks, always_on)
         self.plugins = self._plugin_host(discover() if registry is None else registry)
         self.vitals.add(self.plugins.probe)
         if self.archive is not None:
             self.vitals.add(self.archive.probe)
-        self.tls: ServerTls | None = None
         self.runner: LocalRunner | None = None
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
@@ -211,10 +147,15 @@ class App:
         )
         try:
             return build_host(
-                self.settings.plugins, registry, self.kernel, surroundings, self.edge, self.handlers, self._exposed
+                self.settings.plugins, registry, self.kernel, surroundings, self.edge, self.handlers, self.front.exposed
             )
         except SettingsError as error:
             raise StartError(str(error)) from None
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """The certificates it shows; None without TLS."""
+        return self.front.tls
 
     # What follows a commit: bound late, because the kernel is built with the committer
     # ---------------------------------
@@ -235,10 +176,10 @@ class App:
 
     async def open(self) -> None:
         """Open the store, fill the memory, listen. Raises `StartError`; what was opened is closed again then."""
-        self._load_tls()
-        if self.tls is None and not self.settings.server.insecure:
-            # Whether callers are authenticated shows when the plugins are open; this is missing whatever they do.
-            self._require_protected(authenticated=False)
+        self.front.load()
+        if self.tls is not None:
+            self.vitals.add(self.tls.probe)
+        self.front.require_tls()
         try:
             await self.store.open()
         except StoreUnusable as error:
@@ -272,7 +213,7 @@ class App:
         )
         try:
             await self.plugins.open()
-            self._require_protected(authenticated=self.plugins.protected)
+            self.front.require_protected(authenticated=self.plugins.protected)
         except (KernelError, StartError) as error:
             await self._shut()
             raise StartError(str(error)) from None
@@ -288,50 +229,10 @@ class App:
         gc.set_threshold(50_000, 50, 100)
 
     def _listen(self) -> Server:
-        server = self.settings.server
         self.edge.plug(())
         add_services(self.adapter, self._services(), self.board)
         self.edge.announce(self.plugins.services())
-        age = server.maximum_connection_age_seconds or None
-        return Server(
-            self.adapter,
-            Listening(
-                addresses=(server.listen,),
-                tls=self.tls,
-                client_certificates=server.tls.required,
-                mutual_addresses=(server.tls.mutual_listen,) if server.tls.mutual_listen else (),
-                message_limit=server.message_limit_bytes,
-                max_connection_age=age,
-            ),
-        )
-
-    def _load_tls(self) -> None:
-        """Read certificate and key."""
-        files = self.settings.server.tls
-        if files.certificate:
-            client_ca = Path(files.client_ca) if files.client_ca else None
-            paths = TlsFiles(certificate=Path(files.certificate), key=Path(files.key), client_ca=client_ca)
-            try:
-                self.tls = ServerTls(paths, self.clock)
-            except BadCertificate as error:
-                raise StartError(str(error)) from None
-            self.vitals.add(self.tls.probe)
-
-    def _addresses(self) -> list[str]:
-        return [listen for listen in (self.settings.server.listen, self.settings.server.tls.mutual_listen) if listen]
-
-    def _require_protected(self, *, authenticated: bool) -> None:
-        """Refuse an address that needs more protection than there is."""
-        insecure = self.settings.server.insecure
-        try:
-            for listen in self._addresses():
-                require_protected(listen, tls=self.tls is not None, authenticated=authenticated, insecure=insecure)
-        except Unprotected as error:
-            raise StartError(str(error)) from None
-
-    def _exposed(self) -> bool:
-        hosts = [listen.rpartition(":")[0] for listen in self._addresses()]
-        return not self.settings.server.insecure and not all(map(is_loopback, hosts))
+        return self.front.listen(self.adapter)
 
     def _services(self) -> Services:
         kernel, server = self.kernel, self.settings.server
@@ -358,29 +259,7 @@ class App:
 
     def start_runner(self) -> None:
         """Start the local runner, which connects to this server."""
-        host, _, _ = self.settings.server.listen.rpartition(":")
-        settings, folder = self.settings.runner, data_dir(self.settings)
-        arguments = ["--server", f"{local_address(host)}:{self.port}", "--data-dir", str(folder)]
-        arguments += ["--orphan-timeout", str(settings.orphan_timeout_seconds)]
-        arguments += ["--maximum-agents", str(settings.maximum_agents), "--log-level", self.settings.server.log_level]
-        for key, value in settings.labels.items():
-            arguments += ["--label", f"{key}={value}"]
-        if self.tls is not None:
-            # It trusts exactly what is served: whose the certificate is and for which name is the operator's business.
-            trusted = folder / "runner" / "server.pem"
-            self.tls.publish(trusted)
-            arguments += ["--ca", str(trusted), "--server-name", self.tls.name_for_local_clients()]
-        if settings.certificate:
-            arguments += ["--cert", settings.certificate, "--key", settings.key]
-        if self.settings.server.insecure:
-            arguments.append("--insecure")
-        self.runner = LocalRunner(
-            arguments,
-            folder,
-            keep=self.settings.server.keep_runner,
-            environment=runner_environment(),
-            join_token=self.plugins.join_token,
-        )
+        self.runner = build_runner(self.settings, self.port, self.tls, self.plugins.join_token)
         self._running_runner = asyncio.create_task(self.runner.run())
 
     # Stop -----------------------------------------------------------------------------------------------------------

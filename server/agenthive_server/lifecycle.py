@@ -21,6 +21,10 @@ REST = 1.0
 """Seconds before a loop that failed is started again."""
 
 
+class StartError(Exception):
+    """The server cannot start: a sentence for the operator."""
+
+
 class Loops:
     """Runs background loops in one task group. One that fails is told in health and in the log, and started again."""
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.plugin.cell import Bounds
-from agenthive_server.plugin.configuration import configured, shown
+from agenthive_server.plugin.configuration import configured
+from agenthive_server.plugin.configuration import shown as shown_config
 from agenthive_server.plugin.host import First, PluginHost
 from agenthive_server.plugin.instance import Server
 from agenthive_server.plugin.rack import Dispatch, Patience, Socket
 from agenthive_server.plugin.registry import Registry
 from agenthive_server.plugin.wanted import WantedSet
-from agenthive_server.settings import PluginsSettings, SettingsError
+from agenthive_server.setting_tables import ServerSettings
+from agenthive_server.settings import PluginsSettings, Settings, SettingsError
 
 
 def first_states(settings: PluginsSettings, registry: Registry) -> dict[str, First]:
@@ -47,16 +51,26 @@ def _check(registry: Registry, name: str, raw: Mapping[str, Any]) -> None:
         raise SettingsError(f"plugins.{name}{'.' if field else ''}{field}: {error.message}") from None
 
 
-def without_secrets(settings: PluginsSettings, registry: Registry) -> dict[str, dict[str, Any]]:
-    """Return the settings of each plugin in effect, for people."""
-    states = first_states(settings, registry)
-    return {
-        name: {
-            "required": first.required,
-            **(shown(registration, first.config) if (registration := registry.find(name)) else {}),
-        }
-        for name, first in states.items()
-    }
+def shown_settings(settings: Settings, registry: Registry) -> dict[str, Any]:
+    """Return all settings in effect, for people: those of plugins with their defaults, without their secrets.
+
+    Raises `SettingsError` for settings of plugins that do not fit.
+    """
+    shown: dict[str, Any] = msgspec.to_builtins(settings)
+    del shown["plugins"]["by_name"]
+    for name, first in first_states(settings.plugins, registry).items():
+        registration = registry.find(name)
+        effective = shown_config(registration, first.config) if registration is not None else {}
+        shown["plugins"][name] = {"required": first.required, **effective}
+    return shown
+
+
+def for_looking(settings: Settings, folder: str) -> Settings:
+    """Return settings for a server that is only looked at: no store, no agents, reached by nobody."""
+    server = ServerSettings(
+        listen="127.0.0.1:0", data_dir=folder, store="memory:", runner=False, log_level=settings.server.log_level
+    )
+    return msgspec.structs.replace(settings, server=server, agents=[])
 
 
 def build_host(

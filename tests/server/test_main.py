@@ -32,6 +32,20 @@ def test_show_chain_lists_the_interceptors_outermost_first(capsys: pytest.Captur
     assert names == ["CallId", "AccessLog", "DeadlineCap", "ConcurrencyLimit", "DiskGuard"]
 
 
+def test_settings_of_plugins_are_checked_and_their_secrets_not_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "hive.toml"
+    path.write_text('[plugins.gone]\nlevel = 1\n')
+    assert main(["check-config", "--config", str(path)]) == 1
+    assert "plugins.gone: no such plugin is installed" in capsys.readouterr().err
+    assert main(["show-chain", "--config", str(path)]) == 1
+    assert "plugins.gone: no such plugin is installed" in capsys.readouterr().err
+    path.write_text("[plugins]\nenable = []\n")
+    assert main(["check-config", "--config", str(path)]) == 1
+    assert f"{path}:2: plugins.enable: unknown key `enable`; known are enabled," in capsys.readouterr().err
+
+
 def test_migrate_makes_a_database_and_leaves_one_that_is_up_to_date(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ from agenthive.client import Client
 from agenthive.errors import FailedPrecondition, InvalidArgument, NotFound, RevisionMismatch, Unavailable
 from agenthive.v1 import plugin_service_pb2 as pb
 from agenthive.v1.orchestrator_service_pb2 import STREAM_START_EARLIEST
-from agenthive_server.app import StartError
+from agenthive_server.lifecycle import StartError
 from agenthive_server.plugin.api import (
     Background,
     Call,

@@ -17,10 +17,11 @@ from agenthive.access import AccessOptions
 from agenthive.errors import DeadlineExceeded
 from agenthive.transport_errors import why_unreachable
 from agenthive.v1.orchestrator_service_pb2 import HealthStatus
-from agenthive_server.app import App, StartError
+from agenthive_server.app import App
 from agenthive_server.authority import Authority, Pair
 from agenthive_server.kernel.clock import ManualClock, SystemClock, settle
 from agenthive_server.kernel.health import Status
+from agenthive_server.lifecycle import StartError
 from agenthive_server.rpc.tls import EVERY, BadCertificate, ServerTls, TlsFiles, readable_by_others
 from agenthive_server.rpc.x509 import Certificate, read_certificates
 from agenthive_server.settings import SettingsError
