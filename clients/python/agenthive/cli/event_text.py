@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agenthive.v1.event_pb2 import Event
 
 _SEVERITY_STYLES: Final = {event_pb2.SEVERITY_WARNING: "yellow", event_pb2.SEVERITY_ERROR: "bold red"}
-_FAMILY_STYLES: Final = {"agent": "magenta", "session": "blue", "task": "cyan", "message": "green"}
+_FAMILY_STYLES: Final = {"agent": "magenta", "session": "blue", "task": "cyan", "message": "green", "plugin": "yellow"}
 _GOOD: Final = frozenset({"task_succeeded", "agent_ready"})
 _TYPE_WIDTH: Final = 21
 _FOR_SCRIPTS: Final = frozenset({"session_id", "runner_session_id", "lease_epoch", "session_epoch"})
@@ -94,6 +94,16 @@ def _retry(said: event_pb2.TaskRetryScheduled) -> str:
     return f"{_error(said)}, next at {text.clock_time(said.retry_time)}"
 
 
+def _plugin_failed(said: event_pb2.PluginFailed) -> str:
+    times = f" ({said.count} times)" if said.count > 1 else ""
+    return f"{said.plugin}: {said.act}: {said.error}{times}{', switched off' if said.switched_off else ''}"
+
+
+def _plugin_reported(said: event_pb2.PluginReported) -> str:
+    about = f" {said.subject}" if said.subject else ""
+    return f"{said.plugin}: {said.kind}{about}: {said.text}"
+
+
 def _output(said: event_pb2.TaskOutput) -> str:
     return said.data.decode(errors="replace").rstrip()
 
@@ -127,5 +137,7 @@ _SPECIAL: Final[Mapping[str, Callable[..., str]]] = {
     "task_progressed": _progress,
     "output_gap": _gap,
     "agent_snapshot": _agent,
+    "plugin_failed": _plugin_failed,
+    "plugin_reported": _plugin_reported,
     "task_snapshot": _task,
 }

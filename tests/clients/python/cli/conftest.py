@@ -151,7 +151,7 @@ class FakeHive(
     def SpawnAgents(self, request: Any, context: grpc.ServicerContext) -> NoReturn:
         raise NotImplementedError
 
-    DelegateTasks = EnablePlugin = DisablePlugin = ConfigurePlugin = SpawnAgents
+    DelegateTasks = SpawnAgents
 
     def GetAgent(self, request: Any, context: grpc.ServicerContext) -> Any:
         agent = self._agent(request, context)
@@ -341,6 +341,21 @@ class FakeHive(
         if request.name not in self.plugins:
             abort(context, grpc.StatusCode.NOT_FOUND, "PLUGIN_NOT_FOUND", f"no plugin {request.name}")
         return plugin_service_pb2.GetPluginResponse(plugin=self.plugins[request.name])
+
+    def EnablePlugin(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._heard(request, context)
+        self.plugins[request.name].state = plugin_service_pb2.PLUGIN_STATE_ENABLED
+        return plugin_service_pb2.EnablePluginResponse(plugin=self.plugins[request.name])
+
+    def DisablePlugin(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._heard(request, context)
+        self.plugins[request.name].state = plugin_service_pb2.PLUGIN_STATE_DISABLED
+        return plugin_service_pb2.DisablePluginResponse(plugin=self.plugins[request.name])
+
+    def ConfigurePlugin(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._heard(request, context)
+        self.plugins[request.name].config.CopyFrom(request.config)
+        return plugin_service_pb2.ConfigurePluginResponse(plugin=self.plugins[request.name])
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,39 @@ def test_plugins_are_listed_and_shown(hive: Hive, fake: Any) -> None:
     assert '"mode": "strict"' in hive("plugins", "get", "security").out
     assert hive("plugins", "get", "security", "-o", "json").json["config"] == {"mode": "strict"}
     assert hive("plugins", "get", "other").code == 4
+    plugin.acts.add(name="Authenticate", kind=plugin_service_pb2.PLUGIN_ACT_KIND_INTERCEPTOR, stage="IDENTIFY")
+    plugin.acts[0].call_count, plugin.acts[0].total_time.nanos = 1_000, 1_500_000
+    words = " ".join(hive("plugins", "show", "security").out.split())
+    assert "Authenticate interceptor identify 1000 0 1.5 µs" in words
+
+
+def test_plugins_are_switched(hive: Hive, fake: Any) -> None:
+    fake.plugins["security"] = plugin_service_pb2.Plugin(name="security")
+    assert "ENABLED" in hive("plugins", "enable", "security").out
+    assert "DISABLED" in hive("plugins", "disable", "security", "--request-id", "r").out
+    assert fake.requests["DisablePluginRequest"][0].request_id == "r"
+
+
+def test_settings_are_changed_one_by_one_or_all_at_once(hive: Hive, fake: Any, tmp_path: Path) -> None:
+    plugin = plugin_service_pb2.Plugin(name="security", revision=7)
+    plugin.config.update({"mode": "strict", "limit": 5})
+    fake.plugins["security"] = plugin
+    assert hive("plugins", "configure", "security", "limit=9", "names=[1]", "note=so so").code == 0
+    request = fake.requests["ConfigurePluginRequest"][0]
+    assert request.revision == 7
+    assert dict(request.config)["note"] == "so so"
+    assert hive("plugins", "show", "security", "-o", "json").json["config"] == {
+        "mode": "strict", "limit": 9, "names": [1], "note": "so so"
+    }  # fmt: skip
+    file = tmp_path / "settings.json"
+    file.write_text('{"limit": 2}')
+    assert hive("plugins", "configure", "security", "--replace", "--file", str(file)).code == 0
+    assert '"limit": 2' in hive("plugins", "show", "security").out
+    assert "strict" not in hive("plugins", "show", "security").out
+    file.write_text("[]")
+    assert hive("plugins", "configure", "security", "--file", str(file)).code == 2
+    assert hive("plugins", "configure", "security", "--file", str(tmp_path / "none")).code == 2
+    assert hive("plugins", "configure", "security").code == 2
 
 
 @pytest.mark.parametrize(
