@@ -14,6 +14,8 @@ from .threats import RULES, Rule, ThreatKind
 
 Count = Annotated[int, Meta(ge=0, le=1_000_000_000)]
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86_400)]
+Span = Annotated[float, Meta(gt=0, le=86_400)]
+BlockSpan = Annotated[float, Meta(ge=0, le=86_400)]
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 NameKind = Literal["uri", "dns", "common_name"]
 RoleName = Literal["viewer", "agent", "operator", "admin"]
@@ -118,26 +120,69 @@ class AuditSettings(Table, frozen=True, kw_only=True):
 class RuleSettings(Table, frozen=True, kw_only=True):
     """When a signal is a threat, and for how long it blocks whoever is behind it; a count of 0 switches it off."""
 
-    count: Count
-    seconds: Annotated[float, Meta(gt=0, le=86_400)]
-    block_seconds: Annotated[float, Meta(ge=0, le=86_400)]
+    count: Count = 0
+    seconds: Span = 60.0
+    block_seconds: BlockSpan = 0.0
 
 
-def _rule(kind: ThreatKind) -> RuleSettings:
-    rule = RULES[kind]
-    return RuleSettings(count=rule.count, seconds=rule.seconds, block_seconds=rule.block)
+class FailedLoginsSettings(RuleSettings, frozen=True, kw_only=True):
+    """Credentials from one address that were not accepted."""
+
+    count: Count = 20
+    seconds: Span = 60.0
+    block_seconds: BlockSpan = 900.0
+
+
+class PrivilegeProbingSettings(RuleSettings, frozen=True, kw_only=True):
+    """Different RPCs a principal may not call."""
+
+    count: Count = 5
+    seconds: Span = 300.0
+    block_seconds: BlockSpan = 900.0
+
+
+class ExcessiveRateSettings(RuleSettings, frozen=True, kw_only=True):
+    """Calls of a principal beyond its rate."""
+
+    count: Count = 200
+    seconds: Span = 10.0
+    block_seconds: BlockSpan = 300.0
+
+
+class SharedTokenSettings(RuleSettings, frozen=True, kw_only=True):
+    """Addresses one token is used from."""
+
+    count: Count = 10
+    seconds: Span = 600.0
+    block_seconds: BlockSpan = 0.0
+
+
+class ReplaySettings(RuleSettings, frozen=True, kw_only=True):
+    """Tokens presented again that count once."""
+
+    count: Count = 3
+    seconds: Span = 300.0
+    block_seconds: BlockSpan = 900.0
+
+
+class RevokedTokenSettings(RuleSettings, frozen=True, kw_only=True):
+    """Uses of tokens that were revoked, from one address."""
+
+    count: Count = 5
+    seconds: Span = 300.0
+    block_seconds: BlockSpan = 900.0
 
 
 class ThreatSettings(Table, frozen=True, kw_only=True):
     """`[plugins.security.threats]`: what is a threat. A block doubles when the same comes back."""
 
     longest_block_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 3_600.0
-    failed_logins: RuleSettings = _rule(ThreatKind.FAILED_LOGINS)
-    privilege_probing: RuleSettings = _rule(ThreatKind.PRIVILEGE_PROBING)
-    excessive_rate: RuleSettings = _rule(ThreatKind.EXCESSIVE_RATE)
-    shared_token: RuleSettings = _rule(ThreatKind.SHARED_TOKEN)
-    replay: RuleSettings = _rule(ThreatKind.REPLAY)
-    revoked_token: RuleSettings = _rule(ThreatKind.REVOKED_TOKEN)
+    failed_logins: FailedLoginsSettings = FailedLoginsSettings()
+    privilege_probing: PrivilegeProbingSettings = PrivilegeProbingSettings()
+    excessive_rate: ExcessiveRateSettings = ExcessiveRateSettings()
+    shared_token: SharedTokenSettings = SharedTokenSettings()
+    replay: ReplaySettings = ReplaySettings()
+    revoked_token: RevokedTokenSettings = RevokedTokenSettings()
 
     def rules(self) -> dict[ThreatKind, Rule]:
         """Return them as the detector takes them."""
