@@ -31,6 +31,9 @@ from .writer import Draft, GroupInDoubt, Writer, compact
 # the turns themselves cost a sixth of a task delegated in batches.
 _SWITCH_SECONDS = 0.001
 
+LOOK_EVERY = 8
+"""Groups after which the length of the write-ahead log is looked at."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -57,6 +60,7 @@ class SqliteStore:
         self._turn = asyncio.Lock()
         self._closing = asyncio.Event()
         self._writing_back: asyncio.Task[None] | None = None
+        self._groups = 0
         self._trouble = ""
         self._free: tuple[float, int | None] = (float("-inf"), None)
 
@@ -184,7 +188,10 @@ class SqliteStore:
     # The write-ahead log
 
     def _write_back_if_long(self) -> None:
-        if self._writing_back is None and not self._closing.is_set() and self._database.wal_is_long():
+        if self._writing_back is not None or self._closing.is_set():
+            return
+        self._groups += 1
+        if self._groups % LOOK_EVERY == 0 and self._database.wal_is_long():
             self._writing_back = asyncio.create_task(self._write_back())
 
     async def _write_back(self) -> None:
