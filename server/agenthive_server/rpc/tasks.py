@@ -47,18 +47,21 @@ class TaskMethods:
         if not request.tasks:
             raise BadRequest("required", field="tasks")
         validate.count(request.tasks, "tasks", validate.MAX_COUNT)
-        new = [
-            NewTask(
-                id=validate.optional_id(task.task_id, f"tasks[{n}].task_id"),
-                spec=required_spec(task, f"tasks[{n}].spec"),
-            )
-            for n, task in enumerate(request.tasks)
-        ]
+        new: list[NewTask] = []
+        try:
+            for task in request.tasks:
+                task_id = validate.optional_id(task.task_id, "task_id")
+                new.append(NewTask(required_spec(task, "spec"), task_id))
+        except BadRequest as error:
+            error.field = f"tasks[{len(new)}].{error.field}"
+            raise
         tasks = await self._verbs.delegate(mutation(call, request), new, use_existing=uses_existing(request))
         response = pb.DelegateTasksResponse()
-        for task in tasks:
-            accepted = response.tasks.add(task_id=task.id, revision=task.revision)
-            accepted.state = STATES.numbers[task.state]  # type: ignore[assignment]  # the stubs want the enum's own type
+        for accepted_as in tasks:
+            accepted = response.tasks.add()
+            accepted.task_id = accepted_as.id
+            accepted.revision = accepted_as.revision
+            accepted.state = STATES.numbers[accepted_as.state]  # type: ignore[assignment]  # the stubs want the enum's own type
         return response
 
     async def GetTask(self, request: pb.GetTaskRequest, call: Call) -> pb.GetTaskResponse:

@@ -44,9 +44,14 @@ def spec_from(message: pb.TaskSpec, at: str) -> TaskSpec:
     Only the fields that are set are looked at: most tasks set three of twenty.
     """
     values: dict[str, Any] = {}
-    for field, value in message.ListFields():
-        name, read = _SPEC_FIELDS[field.name]
-        values[name] = read(value, f"{at}.{field.name}")
+    try:
+        for field, value in message.ListFields():
+            name, read = _SPEC_FIELDS[field.name]
+            values[name] = read(value, field.name)
+    except BadRequest as error:
+        # Put together only here: the names of the fields of every task took longer than reading them.
+        error.field = f"{at}.{error.field}"
+        raise
     if "type" not in values:
         raise BadRequest("required", field=f"{at}.type")
     return make_spec(**values)
