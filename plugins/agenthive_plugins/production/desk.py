@@ -12,20 +12,8 @@ from typing import Final
 
 from agenthive_server.plugin.api import Clock, Refused, Severity
 
-from .alerts import (
-    Alert,
-    AlertSeverity,
-    AlertState,
-    Change,
-    Look,
-    Notice,
-    Plan,
-    Sighting,
-    Track,
-    acknowledge,
-    resolve_by_hand,
-    step,
-)
+from .alert_life import acknowledge, resolve_by_hand, step
+from .alerts import Alert, AlertSeverity, AlertState, Change, Look, Notice, Plan, Sighting, Track
 from .ledger import Family, Ledger, Rows
 from .outbox import Outbox
 from .webhook import Delivery

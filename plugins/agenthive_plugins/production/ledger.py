@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Final, Generic, TypeVar
 
 import msgspec
-from agenthive_server.plugin.api import BadRequest, Call, Clock, HookState, NotFound, Overloaded, State
+from agenthive_server.plugin.api import BadRequest, Call, Clock, Exists, HookState, NotFound, Overloaded, State
 from google.protobuf.message import Message
 
 from .fields import digest_of, text
@@ -56,6 +56,11 @@ class Family(Generic[T]):
         """Return the error for a record that is not there."""
         facts = {"record": self.word, "record_id": record_id}
         return NotFound(f"no {self.word} {record_id!r}", reason="RECORD_NOT_FOUND", metadata=facts)
+
+    def taken(self, record_id: str) -> Exists:
+        """Return the error for an id that is in use."""
+        facts = {"record": self.word, "record_id": record_id}
+        return Exists(f"{self.word} {record_id!r} exists", reason="RECORD_EXISTS", metadata=facts)
 
 
 @dataclass(frozen=True, kw_only=True)

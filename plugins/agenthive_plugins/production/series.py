@@ -246,11 +246,11 @@ class SeriesSet:
         return Bucket() if series is None else series.window(start, end, now)
 
     def steps(self, name: str, start: float, end: float, now: float, *, width: float = 0.0) -> list[Step]:
-        """Return a window of a series step by step, joined to steps of about `width` seconds at least, oldest first."""
+        """Return a window of a series step by step, joined to at least `width` seconds, oldest first."""
         series = self._series.get(name)
         steps: list[Step] = []
         for began, span, bucket in series.steps(start, end, now) if series else ():
-            longer = int(max(span, width // span * span)) if width > span else span
+            longer = math.ceil(width / span) * span if width > span else span
             first = math.floor(began / longer) * longer
             if steps and steps[-1].start == first:
                 steps[-1].bucket.merge(bucket)

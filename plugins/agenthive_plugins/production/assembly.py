@@ -1,0 +1,240 @@
+"""How the parts of the plugin are put together, in one place."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from agenthive.v1 import production_service_pb2 as pb
+from agenthive_server.plugin.api import Background, KernelError, Plugin, PluginContext, Service
+
+from .alert_methods import AlertMethods
+from .alerts import Notice
+from .blame import Blame
+from .calls import Calls
+from .config import ProductionConfig, webhooks_of
+from .defaults import RULES as BUILT_IN_RULES
+from .defaults import TARGETS as BUILT_IN_TARGETS
+from .desk import Desk, event_severity
+from .keeper import Keeper
+from .ledger import Ledger
+from .level_methods import LevelMethods
+from .levels import TARGETS, Levels
+from .lookout import Lookout
+from .loops import Troubles, every
+from .machine import process_start, read_machine
+from .metrics import STATUS, value_of
+from .outbox import Outbox
+from .outcomes import Outcomes
+from .pool_methods import PoolMethods
+from .pools import POLICIES, Pools
+from .recovery import Recovery
+from .recovery_methods import RecoveryMethods
+from .sampler import Sampler
+from .series import SeriesSet
+from .sla import Indicator
+from .status_methods import StatusMethods
+from .uptime import LastLook, Uptime
+from .watch import RULES, Watch
+
+_HOUR = 3_600.0
+_SHOWN = 300.0
+
+
+class Assembly:
+    """All parts of an open plugin: `load`, then `plugin`, at the end `save`."""
+
+    def __init__(self, ctx: PluginContext[ProductionConfig]) -> None:
+        self._ctx = ctx
+        config, clock, metrics = ctx.config, ctx.clock, ctx.metrics
+        self._troubles = Troubles(ctx.report)
+        self._series = SeriesSet(clock.now())
+        self._blame = Blame()
+        self._calls = Calls(clock.monotonic)
+        self._keeper = Keeper(ctx.state, self._series, self._blame, clock, ctx.log)
+        self._uptime = Uptime(self._series, config.sample_interval_seconds)
+        self._sampler = Sampler(
+            self._series,
+            self._blame,
+            self._calls,
+            self._uptime,
+            vitals=ctx.vitals,
+            machine=partial(read_machine, ctx.data_dir),
+        )
+        self._ledger = Ledger(ctx.state, clock)
+        self._outbox = Outbox(
+            webhooks_of(config),
+            config.egress,
+            ctx.state,
+            clock,
+            new_id=ctx.new_id,
+            # Jitter only: nothing is measured or decided by it.
+            chance=random.SystemRandom().random,
+            sent=metrics.counter("webhook_attempts_total", ("webhook", "outcome")),
+            told=lambda name, trouble: self._troubles.tell(f"webhook {name}", trouble),
+        )
+        self._alerts_told = metrics.counter("alerts_total", ("source", "change"))
+        self._desk = Desk(self._ledger, self._outbox, clock, new_id=ctx.new_id, publish=self._publish)
+        self._lookout = Lookout(
+            self._ledger, ctx.state, self._series, clock, ctx.log, sensitivity=config.anomaly_sensitivity
+        )
+        compliance = metrics.gauge("sla_compliance_percent", ("target",))
+        self._levels = Levels(self._ledger, self._desk, self._series, self._blame, clock, compliance)
+        gauges = metrics.gauge("alerts_open", ("severity",)), metrics.gauge("health_score")
+        self._watch = Watch(self._ledger, self._desk, self._lookout, self._series, clock, gauges)
+        self._pools = Pools(self._ledger, ctx.verbs, self._series, clock, ctx.new_id)
+        self._recovery = Recovery(
+            ctx.verbs,
+            self._ledger,
+            self._desk,
+            clock,
+            Path(config.backup_folder) if config.backup_folder else ctx.data_dir / "backups",
+            new_id=ctx.new_id,
+            every=config.backup_interval_hours * _HOUR,
+            keep=config.backup_retention_days * 24 * _HOUR,
+            last_sequence=self._last_sequence,
+        )
+        self._measured = metrics.gauge("measurement", ("metric",))
+        self._agents = metrics.gauge("pool_agents", ("namespace", "pool"))
+        self._started = process_start()
+        self._outcomes = Outcomes(self._series, self._blame, 0)
+
+    def _last_sequence(self) -> int:
+        return self._ctx.vitals().last_sequence
+
+    # Begin and end --------------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Go on with what is stored; a new hive gets its first rules and targets."""
+        await self._ledger.seed(RULES, {rule.id: rule for rule in BUILT_IN_RULES})
+        await self._ledger.seed(TARGETS, {target.id: target for target in BUILT_IN_TARGETS})
+        last, self._outcomes.sequence = await self._keeper.load()
+        self._uptime.begin(last, self._started, self._ctx.clock.now())
+        await self._lookout.load()
+        await self._outbox.load()
+        await self._note_targets()
+        self._sampler.look()
+
+    async def save(self) -> None:
+        """Store what is new. Where the store is away, what came since the last turn is lost."""
+        with suppress(KernelError):
+            now = self._sampler.look()
+            # When only the plugin is switched off, nothing is known of the time until it comes back.
+            look = LastLook(time=now, switched_off=not self._ctx.vitals().draining)
+            await self._keeper.flush(look, self._outcomes.sequence, all_of_it=True)
+            await self._lookout.save()
+
+    async def _publish(self, notice: Notice) -> None:
+        alert, change = notice.alert, notice.change.value
+        self._alerts_told.add(1, alert.source.name.lower(), change)
+        await self._ctx.publish(
+            f"alert_{change}",
+            alert.title,
+            severity=event_severity(alert.severity),
+            subject=alert.id,
+            attributes={
+                "fingerprint": alert.fingerprint,
+                "source": alert.source.name,
+                "severity": alert.severity.name,
+                "rule_id": alert.rule_id,
+            },
+        )
+
+    # Turns ----------------------------------------------------------------------------------------------------------
+
+    async def _sample(self) -> None:
+        now = self._sampler.look()
+        await self._keeper.flush(LastLook(time=now), self._outcomes.sequence)
+
+    async def _rules(self) -> None:
+        await self._watch.rules()
+        now = self._ctx.clock.now()
+        for metric in STATUS:
+            value = value_of(self._series, metric, now - _SHOWN, now, now)
+            if value is None:
+                self._measured.remove(metric)
+            else:
+                self._measured.set(value, metric)
+
+    async def _note_targets(self) -> None:
+        times = [
+            target.target_value
+            for target in await self._ledger.all(TARGETS)
+            if target.indicator is Indicator.RESPONSE_TIME
+        ]
+        self._sampler.slow = min(times, default=1_000.0)
+
+    async def _sla(self) -> None:
+        await self._note_targets()
+        await self._levels.turn()
+
+    async def _scale(self) -> None:
+        for policy in await self._ledger.all(POLICIES):
+            if not policy.disabled:
+                decision = await self._pools.turn(policy)
+                self._agents.set(decision.recommended, policy.namespace, policy.id)
+
+    async def _tidy(self) -> None:
+        await self._ledger.forget()
+        gone = await self._desk.surplus()
+        if gone:
+            await self._ctx.state.delete_many(gone[:1_000])
+
+    # The acts -------------------------------------------------------------------------------------------------------
+
+    def plugin(self) -> Plugin:
+        """Return what the plugin does."""
+        return Plugin(
+            interceptors=(self._calls,),
+            handlers=self._outcomes.handlers,
+            services=(Service(pb.DESCRIPTOR.services_by_name["ProductionService"], self._methods()),),
+            tasks=tuple(self._loops()),
+        )
+
+    def _loops(self) -> list[Background]:
+        config = self._ctx.config
+        turns: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
+            ("sample", config.sample_interval_seconds, self._sample),
+            ("alerts", config.alert_interval_seconds, self._rules),
+            ("sla", config.sla_interval_seconds, self._sla),
+            ("health", config.health_interval_seconds, self._watch.health),
+            ("security", config.security_interval_seconds, self._watch.security),
+            ("anomalies", config.anomaly_interval_seconds, self._watch.anomalies),
+            ("tidy", _HOUR, self._tidy),
+        ]
+        if config.auto_scaling_enabled:
+            turns.append(("scaling", config.scaling_interval_seconds, self._scale))
+        if config.backup_enabled:
+            turns.append(("backup", min(_HOUR, config.backup_interval_hours * _HOUR), self._recovery.turn))
+        clock, log = self._ctx.clock, self._ctx.log
+        loops = [
+            every(name, seconds, turn, clock=clock, troubles=self._troubles, log=log) for name, seconds, turn in turns
+        ]
+        return [*loops, Background("webhooks", self._outbox.run)]
+
+    def _methods(self) -> tuple[object, ...]:
+        ctx = self._ctx
+        pools = PoolMethods(self._ledger, self._pools)
+        status = StatusMethods(
+            self._ledger,
+            self._series,
+            ctx.clock,
+            desk=self._desk,
+            levels=self._levels,
+            lookout=self._lookout,
+            pools=pools,
+            recovery=self._recovery,
+            started=self._started,
+            last_sequence=self._last_sequence,
+        )
+        webhooks = {webhook.name for webhook in ctx.config.webhooks}
+        return (
+            status,
+            AlertMethods(self._ledger, self._desk, webhooks),
+            LevelMethods(self._ledger, self._desk, self._levels, self._note_targets),
+            pools,
+            RecoveryMethods(self._ledger, self._recovery),
+        )
