@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from agenthive.errors import InvalidArgument, Vetoed
 from agenthive.v1 import plugin_service_pb2 as pb
 from agenthive.v1.orchestrator_service_pb2 import STREAM_START_EARLIEST
 from agenthive_server.testing.harness import ServerProcess, open_process
+from agenthive_server.testing.plugin_suite import PluginCase, PluginSuite
 from agenthive_server.testing.waiting import eventually
 
 EXAMPLE = Path(__file__).parent / "example"
@@ -34,6 +36,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     asyncio.run(install())
     return target
+
+
+class TestBudget(PluginSuite):
+    @pytest.fixture
+    def case(self, installed: Path, monkeypatch: pytest.MonkeyPatch) -> PluginCase:
+        monkeypatch.syspath_prepend(str(installed))
+        registration = importlib.import_module("agenthive_budget.plugin").registration
+        return PluginCase(registration=registration, settings={"tasks_a_day": 5}, others={"tasks_a_day": 6})
 
 
 async def delegate(client: Client, team: str) -> None:
