@@ -87,6 +87,9 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--listen", metavar="HOST:PORT", help="address (default 127.0.0.1:50051; port 0 takes a free one)"
     )
+    parser.add_argument(
+        "--web", metavar="HOST:PORT|off", help="HTTP endpoint with /healthz, /readyz and /metrics (default: off)"
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data (default: your data directory)")
     parser.add_argument("--store", metavar="URL", help="store URL: sqlite:///PATH, or memory: to forget everything")
     parser.add_argument("--no-runner", dest="runner", action="store_false", default=None, help="start no local runner")
@@ -160,6 +163,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     flags = {
         "server.listen": options.listen,
+        "server.web": options.web,
         "server.data_dir": options.data_dir,
         "server.store": options.store,
         "server.runner": options.runner,

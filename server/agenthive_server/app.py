@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agenthive_server import fleet
 from agenthive_server.events.kept_output import HeldOutput, KeptOutput
@@ -25,6 +26,7 @@ from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.lifecycle import Loops, Signals, StartError, allow_connections
 from agenthive_server.local_runner import build_runner
+from agenthive_server.machine import process_metrics
 from agenthive_server.plugged import build_host
 from agenthive_server.plugin.dispatch import Dispatcher
 from agenthive_server.plugin.host import PluginHost
@@ -53,7 +55,11 @@ from agenthive_server.settings import Settings, SettingsError, data_dir
 from agenthive_server.storage.committer import Committer
 from agenthive_server.stores import build_archive, open_store
 from agenthive_server.surroundings import Surroundings
+from agenthive_server.telemetry import Metrics
 from agenthive_server.vitals import Vitals, server_version
+
+if TYPE_CHECKING:
+    from agenthive_server.web import Web
 
 
 class App:
@@ -126,8 +132,11 @@ class App:
         self.edge = Edge(self.adapter, self.switch, self.board, self.kernel.hooks, always_on)
         self.plugins = self._plugin_host(discover() if registry is None else registry)
         self.vitals.add(self.plugins.probe)
+        self.metrics = Metrics(self.vitals.metrics, self.built_in.metrics, self.plugins.metrics, process_metrics)
         if self.archive is not None:
             self.vitals.add(self.archive.probe)
+            self.metrics.add(self.archive.metrics)
+        self.web: Web | None = None
         self.runner: LocalRunner | None = None
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
@@ -212,6 +221,7 @@ class App:
             }
         )
         try:
+            self.web = await open_web(self.settings, self.board, self.metrics)
             await self.plugins.open()
             self.front.require_protected(authenticated=self.plugins.protected)
         except (KernelError, StartError) as error:
@@ -238,16 +248,14 @@ class App:
         kernel, server = self.kernel, self.settings.server
         self.messaging = MessagingMethods(kernel.messages)
         self.worker = WorkerMethods(kernel.sessions, HeldOutput(kernel.memory, self.output), self.clock)
-        tls_metrics = (self.tls.metrics,) if self.tls else ()
+        self.metrics.add(self.worker.metrics)
+        if self.tls is not None:
+            self.metrics.add(self.tls.metrics)
         return Services(
             agents=AgentMethods(kernel.agents),
             tasks=TaskMethods(kernel.tasks, kernel.queries),
             stream=StreamMethods(self.subscriptions, self.vitals.snapshot, longest=self._longest_stream),
-            report=ReportMethods(
-                self.vitals.report,
-                self.vitals.facts,
-                (self.vitals.metrics, self.built_in.metrics, self.worker.metrics, self.plugins.metrics, *tls_metrics),
-            ),
+            report=ReportMethods(self.vitals.report, self.vitals.facts, (self.metrics.samples,)),
             worker=self.worker,
             messaging=self.messaging,
             blobs=BlobMethods(self.store, self.clock, most_bytes=server.maximum_blob_bytes),
@@ -290,6 +298,8 @@ class App:
     async def _shut(self) -> None:
         """Close what is open, when nobody is served any more."""
         await self.plugins.close()
+        if self.web is not None:
+            await self.web.close()
         await self.loops.stop()
         await self.committer.stop()
         if self._committing is not None:
@@ -297,6 +307,22 @@ class App:
         if self.archive is not None:
             await self.archive.close()
         await self.store.close()
+
+
+async def open_web(settings: Settings, board: Board, metrics: Metrics) -> Web | None:
+    """Open the endpoint for probes and scrapers where the settings ask for one; raises `StartError`."""
+    address = settings.server.web
+    if address == "off":
+        return None
+    from agenthive_server.web import CannotServe, Web, require_private
+
+    try:
+        host, port = require_private(address, insecure=settings.server.insecure)
+        web = Web(board, metrics.samples)
+        await web.open(host, port)
+    except CannotServe as error:
+        raise StartError(str(error)) from None
+    return web
 
 
 async def serve(settings: Settings, config_path: Path | None = None) -> int:
@@ -307,7 +333,8 @@ async def serve(settings: Settings, config_path: Path | None = None) -> int:
     app = App(settings, config_path=config_path)
     await app.open()
     host, _, _ = settings.server.listen.rpartition(":")
-    sys.stdout.write(f"SERVING {host}:{app.port} data={data_dir(settings)} version={server_version()}\n")
+    web = f" web={settings.server.web.rpartition(':')[0]}:{app.web.port}" if app.web else ""
+    sys.stdout.write(f"SERVING {host}:{app.port} data={data_dir(settings)} version={server_version()}{web}\n")
     sys.stdout.flush()
     if settings.server.runner:
         app.start_runner()

@@ -12,6 +12,7 @@ from typing import Any
 
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.health import Reading, Status
+from agenthive_server.telemetry import Histogram
 
 _log = logging.getLogger(__name__)
 
@@ -73,6 +74,7 @@ class LoopLag:
     def __init__(self) -> None:
         self.lag = 0.0
         self.worst = 0.0
+        self.delays = Histogram()
 
     async def run(self) -> None:
         """Measure until cancelled."""
@@ -82,6 +84,7 @@ class LoopLag:
             await asyncio.sleep(self.EVERY)
             self.lag = max(0.0, loop.time() - began - self.EVERY)
             self.worst = max(self.worst, self.lag)
+            self.delays.observe(self.lag)
 
     def probe(self) -> list[tuple[str, Reading]]:
         """Return the last lag; DEGRADED when it was late."""

@@ -95,6 +95,8 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     archive_backup_seconds: float = 86_400.0
     # Seconds for which it must be possible to go back to any event; what is older is removed from the archive.
     archive_keep_seconds: float = 604_800.0
+    # HOST:PORT of an HTTP endpoint with /healthz, /readyz and /metrics, or off. Beyond loopback only with `insecure`.
+    web: str = "off"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     tls: TlsSettings = TlsSettings()
 

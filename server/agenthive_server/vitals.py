@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
+from agenthive_server import telemetry
 from agenthive_server.events.output import OutputHub
 from agenthive_server.events.subscription import TakenSnapshot
 from agenthive_server.events.subscriptions import Subscriptions
 from agenthive_server.kernel.agents import Agent
+from agenthive_server.kernel.census import Census
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.health import Health, Probe, Reading, Report, Status
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import Store
 from agenthive_server.kernel.records import Kind
-from agenthive_server.kernel.tasks import Task
+from agenthive_server.kernel.tasks import TERMINAL, Task, TaskState
 from agenthive_server.lifecycle import LoopLag, Loops
 from agenthive_server.rpc.disk import DiskGuard
 from agenthive_server.rpc.health import Board, Facts
@@ -25,6 +27,8 @@ from agenthive_server.telemetry import Sample
 
 PING_EVERY = 2.0
 """Seconds between two reads of the database."""
+
+OPEN_STATES = tuple(state for state in TaskState if state not in TERMINAL)
 
 LATE_RING = 1.0
 """Seconds after which readers look by themselves: a ring that takes longer is of no use."""
@@ -66,6 +70,8 @@ class Vitals:
         self._ping_latency: float | None = None
         self._ping_failure = ""
         self.lag = LoopLag()
+        self.census = Census(kernel.memory, kernel.agents.shown, clock)
+        kernel.observers.append(self.census.observe)
         self._health = Health(clock)
         for probe in (self._store_reading, self._notifier_reading, kernel.probe, self.lag.probe, loops.probe):
             self._health.add(probe)
@@ -120,21 +126,39 @@ class Vitals:
         )
 
     def metrics(self) -> Iterator[Sample]:
-        """Yield counters and gauges."""
-        facts = self.facts()
-        committer = self._committer
-        yield Sample("agenthive_agents_in_contact", (), facts.agents_in_contact)
-        yield Sample("agenthive_tasks_queued", (), facts.queued_tasks)
-        yield Sample("agenthive_tasks_held", (), facts.held_tasks)
-        yield Sample("agenthive_tasks_assigned_by_dispatcher_total", (), self._kernel.dispatcher.assigned)
-        yield Sample("agenthive_event_loop_lag_seconds", (), self.lag.lag)
-        yield Sample("agenthive_commit_groups_total", (), committer.groups)
-        yield Sample("agenthive_commit_change_sets_total", (), committer.change_sets)
-        yield Sample("agenthive_commit_rows_total", (), committer.rows)
-        yield Sample("agenthive_commit_failures_total", (), committer.failures)
-        yield Sample("agenthive_commit_seconds", (), committer.last_latency)
+        """Yield what there is to measure."""
+        facts, committer, census = self.facts(), self._committer, self.census
+        yield Sample(telemetry.INFO, ((telemetry.VERSION, server_version()),), 1)
+        yield Sample(telemetry.READY, (), self._board.serving)
+        yield Sample(telemetry.AGENTS_IN_CONTACT, (), facts.agents_in_contact)
+        yield Sample(telemetry.TASKS_QUEUED, (), facts.queued_tasks)
+        yield Sample(telemetry.TASKS_HELD, (), facts.held_tasks)
+        yield Sample(telemetry.TASKS_ASSIGNED, (), self._kernel.dispatcher.assigned)
+        for state in OPEN_STATES:
+            yield Sample(telemetry.TASKS, ((telemetry.STATE, state),), census.tasks[state])
+        for shown, count in census.agents().items():
+            yield Sample(telemetry.AGENTS, ((telemetry.STATE, shown),), count)
+        for kind, count in census.events.items():
+            yield Sample(telemetry.EVENTS, ((telemetry.TYPE, kind.name),), count)
+        yield Sample(telemetry.LOOP_LAG, (), self.lag.lag)
+        yield from self.lag.delays.samples(telemetry.LOOP_DELAY)
+        yield Sample(telemetry.COMMIT_GROUPS, (), committer.groups)
+        yield Sample(telemetry.COMMIT_CHANGE_SETS, (), committer.change_sets)
+        yield Sample(telemetry.COMMIT_ROWS, (), committer.rows)
+        yield Sample(telemetry.COMMIT_FAILURES, (), committer.failures)
+        yield Sample(telemetry.COMMIT_WAITING, (), committer.waiting_rows)
+        yield Sample(telemetry.COMMIT_SECONDS, (), committer.last_latency)
+        yield from committer.durations.samples(telemetry.COMMIT_DURATION)
+        yield from committer.sizes.samples(telemetry.COMMIT_SIZE)
+        yield from self._store_metrics()
         for name, value in self._subscriptions.metrics().items():
-            yield Sample(f"agenthive_{name}", (), value)
+            yield Sample(name, (), value)
+
+    def _store_metrics(self) -> Iterator[Sample]:
+        yield from self._store.syncs.samples(telemetry.STORE_SYNC)
+        free = self._store.free_bytes
+        if free is not None:
+            yield Sample(telemetry.STORE_FREE, (), free)
 
     def snapshot(self, namespace: str | None) -> TakenSnapshot:
         """Return the agents and open tasks of a namespace (None: all) as events, as of the head of the log."""

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agenthive_server.telemetry import Histogram
+
 from .changes import ChangeSet, Outcome
 from .events import Event
 from .records import Key, Kind, Record
@@ -126,6 +128,10 @@ class Store(Protocol):
     @property
     def free_bytes(self) -> int | None:
         """Free space where the data lie, or None when that is not known."""
+
+    @property
+    def syncs(self) -> Histogram:
+        """How long making commits durable took, in seconds; nothing where that is not done."""
 
 
 class StoreUnusable(Exception):

@@ -14,7 +14,7 @@ from agenthive_server import telemetry
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import Overloaded
 from agenthive_server.plugin.api import Call, Interceptor, Load, Outcome, Stage
-from agenthive_server.telemetry import Sample
+from agenthive_server.telemetry import Histogram, Sample
 
 CALL_ID_KEY: Final = "agenthive-call-id"
 
@@ -42,15 +42,19 @@ class CallId:
         """Do nothing."""
 
 
+TIMED: Final = frozenset({Load.UNARY, Load.FREE})
+"""Calls whose duration says something; a stream lasts as long as its caller wants."""
+
+
 class AccessLog:
-    """Counts and times every call. One line per call only at level DEBUG."""
+    """Counts every call and times those that are no streams. One line per call only at level DEBUG."""
 
     stage = Stage.EDGE
 
     def __init__(self, clock: Clock) -> None:
         self._now = clock.monotonic
         self._calls: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._durations: defaultdict[str, Histogram] = defaultdict(Histogram)
 
     def before(self, call: Call) -> None:
         """Note when it came in."""
@@ -60,7 +64,8 @@ class AccessLog:
         """Count it."""
         seconds = self._now() - call.started
         self._calls[(call.method, outcome.code)] += 1
-        self._seconds[call.method] += seconds
+        if call.policy.load in TIMED:
+            self._durations[call.method].observe(seconds)
         if _access.isEnabledFor(logging.DEBUG):
             fields = {
                 telemetry.METHOD: call.method,
@@ -81,8 +86,8 @@ class AccessLog:
         """Yield the counters."""
         for (method, code), count in self._calls.items():
             yield Sample(telemetry.RPC_CALLS, ((telemetry.METHOD, method), (telemetry.CODE, code)), count)
-        for method, seconds in self._seconds.items():
-            yield Sample(telemetry.RPC_SECONDS, ((telemetry.METHOD, method),), seconds)
+        for method, duration in self._durations.items():
+            yield from duration.samples(telemetry.RPC_DURATION, ((telemetry.METHOD, method),))
 
 
 class Deadlines:

@@ -15,6 +15,7 @@ from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.pending import Pending
 from agenthive_server.kernel.ports import Store
 from agenthive_server.kernel.tasks import TaskError
+from agenthive_server.telemetry import COUNTS, Histogram
 
 MAX_EVENT_BYTES = 1024 * 1024
 """About as many bytes of events a change set may bring, so that they always fit into one message."""
@@ -94,6 +95,8 @@ class Committer:
         self.rows = 0
         self.failures = 0
         self.last_latency = 0.0
+        self.durations = Histogram()
+        self.sizes = Histogram(COUNTS)
 
     def submit(self, changes: ChangeSet) -> Pending:
         """Queue a change set; awaiting gives its outcome, or raises `StoreUnavailable` or `OutcomeUnknown`.
@@ -175,6 +178,8 @@ class Committer:
         self.last_latency = seconds
         self.groups += 1
         self.change_sets += len(group)
+        self.durations.observe(seconds)
+        self.sizes.observe(len(group))
         self.rows += sum(waiting.rows for waiting in group)
 
     def _refuse(self, group: list[_Waiting], error: KernelError) -> None:

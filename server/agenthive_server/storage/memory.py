@@ -14,6 +14,7 @@ from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.ports import BlobInfo, LogBounds, Query
 from agenthive_server.kernel.records import Key, Kind, Record, Ref
 from agenthive_server.kernel.tasks import Task
+from agenthive_server.telemetry import Histogram
 
 from .columns import SHAPES, Shape, matches
 
@@ -205,3 +206,8 @@ class MemoryStore:
     def free_bytes(self) -> int | None:
         """None: memory has no such bound."""
         return None
+
+    @property
+    def syncs(self) -> Histogram:
+        """Nothing: memory is not durable."""
+        return Histogram()

@@ -18,6 +18,7 @@ from agenthive_server.kernel.errors import OutcomeUnknown, StoreUnavailable
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.ports import BlobInfo, LogBounds, Query, StoreUnusable
 from agenthive_server.kernel.records import Key, Kind, Record
+from agenthive_server.telemetry import Histogram
 
 from . import reader, statements
 from .beside import Recorder, Visitors
@@ -275,6 +276,11 @@ class SqliteStore:
             return self._database.path.stat().st_size
         except OSError:
             return 0
+
+    @property
+    def syncs(self) -> Histogram:
+        """How long the syncs of commits took."""
+        return self._log.syncs
 
     @property
     def position(self) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted, Ou
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.records import Key, Kind, Ref
+from agenthive_server.telemetry import Histogram
 
 from . import statements
 from .codec import pack_events
@@ -86,6 +87,8 @@ class Writer:
         self.head = 0
         self.head_time = 0.0
         self.group_count = 0
+        # How long COMMIT takes: all but a little of it is the sync of the disk.
+        self.syncs = Histogram()
 
     def load(self, db: sqlite3.Connection) -> None:
         """Read the head of the log."""
@@ -103,10 +106,12 @@ class Writer:
                 undo(db)
                 return draft.outcomes
             db.execute(statements.UPDATE_META, (draft.head, draft.time, self.group_count + 1))
+        began = self._clock.monotonic()
         try:
             finish(db)
         except InDoubt as error:
             raise GroupInDoubt(error.message, draft, self.group_count + 1) from error
+        self.syncs.observe(self._clock.monotonic() - began)
         self.head, self.head_time, self.group_count = draft.head, draft.time, self.group_count + 1
         self._remember(draft)
         draft.stamp()

@@ -8,6 +8,7 @@ from agenthive_server.kernel.changes import ChangeSet, Outcome
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.ports import BlobInfo, LogBounds, Query, Store
 from agenthive_server.kernel.records import Key, Kind, Record
+from agenthive_server.telemetry import Histogram
 
 Fault = Callable[[Sequence[ChangeSet]], Awaitable[None]]
 """Called around a commit; returns, waits, or raises `StoreUnavailable` or `OutcomeUnknown`."""
@@ -117,3 +118,8 @@ class FaultyStore:
     def free_bytes(self) -> int | None:
         """As the wrapped store."""
         return self._store.free_bytes
+
+    @property
+    def syncs(self) -> Histogram:
+        """As the wrapped store."""
+        return self._store.syncs

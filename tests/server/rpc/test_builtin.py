@@ -52,12 +52,21 @@ def test_calls_are_counted_by_method_and_code_and_timed() -> None:
         log.before(call)
         clock.move(0.5)
         log.after(call, outcome)
+    stream = new_call("/s/Stream", Policy(audience=Audience.VIEWER, load=Load.STREAM))
+    log.before(stream)
+    log.after(stream, OK)
+    method = ("method", "/s/M")
     found = {(sample.name, sample.labels): sample.value for sample in log.metrics()}
-    assert found == {
-        (telemetry.RPC_CALLS, (("method", "/s/M"), ("code", "OK"))): 2,
-        (telemetry.RPC_CALLS, (("method", "/s/M"), ("code", "NOT_FOUND"))): 1,
-        (telemetry.RPC_SECONDS, (("method", "/s/M"),)): 1.5,
+    assert {key: count for key, count in found.items() if key[0] == telemetry.RPC_CALLS} == {
+        (telemetry.RPC_CALLS, (method, ("code", "OK"))): 2,
+        (telemetry.RPC_CALLS, (method, ("code", "NOT_FOUND"))): 1,
+        (telemetry.RPC_CALLS, (("method", "/s/Stream"), ("code", "OK"))): 1,
     }
+    duration = telemetry.RPC_DURATION
+    assert (found[f"{duration}_sum", (method,)], found[f"{duration}_count", (method,)]) == (1.5, 3)
+    assert found[f"{duration}_bucket", (method, ("le", "0.25"))] == 0
+    assert found[f"{duration}_bucket", (method, ("le", "0.5"))] == 3
+    assert not any(("method", "/s/Stream") in labels for name, labels in found if name.startswith(duration))
 
 
 def test_a_call_is_a_line_only_for_those_who_debug(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from agenthive_server.kernel.errors import DataLoss, KernelError
 from agenthive_server.kernel.health import Reading, Status
 from agenthive_server.storage.schema import REVISION
+from agenthive_server.telemetry import Sample
 
 from .create import Making, create_backup
 from .journal import FOLDER, Begin, Group, number_of, read_begin, read_segment, segments
@@ -169,16 +170,16 @@ class Archive:
             why = f"{lag:.0f} s behind"
         return [("archive", Reading(Status.DEGRADED if why else Status.OK, why, lag))]
 
-    def metrics(self) -> Iterator[tuple[str, float]]:
+    def metrics(self) -> Iterator[Sample]:
         """Yield what there is to measure."""
         recorder = self._recorder
         if recorder is not None:
-            yield "agenthive_archive_recording", float(recorder.on)
-            yield "agenthive_archive_lag_seconds", recorder.lag
-            yield "agenthive_archive_last_sequence", recorder.sequence
-            yield "agenthive_archive_journal_bytes", recorder.size
-        yield "agenthive_archive_backups_total", self.backups
-        yield "agenthive_archive_backup_seconds", self.backup_seconds
+            yield Sample("agenthive_archive_recording", (), recorder.on)
+            yield Sample("agenthive_archive_lag_seconds", (), recorder.lag)
+            yield Sample("agenthive_archive_last_sequence", (), recorder.sequence)
+            yield Sample("agenthive_archive_journal_bytes", (), recorder.size)
+        yield Sample("agenthive_archive_backups_total", (), self.backups)
+        yield Sample("agenthive_archive_backup_seconds", (), self.backup_seconds)
 
 
 def _of(manifest: Manifest | None, log_id: str) -> bool:
