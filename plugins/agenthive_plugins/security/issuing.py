@@ -13,7 +13,7 @@ from .bindings import bump
 from .callers import TOKENS, Book
 from .requests import Request
 from .roles import Role
-from .tokens import Scope, Token, TokenKind, TokenState, decode, digest_of, encode, id_of, mint
+from .tokens import Scope, Token, TokenKind, TokenState, decode, digest_of, encode, id_of, mint, redacted
 
 USES: Final = "use/"
 
@@ -60,7 +60,8 @@ def new_token(key: bytes, wish: Wish, issuer: str, now: float) -> tuple[Token, s
 
 
 def not_found(record: str, record_id: str) -> NotFound:
-    """Return the error for a record of this plugin that does not exist."""
+    """Return the error for a record of this plugin that does not exist; it repeats no secret given for an id."""
+    record_id = redacted(record_id)
     return NotFound(
         f"no {record} {record_id!r}", reason="RECORD_NOT_FOUND", metadata={"record": record, "record_id": record_id}
     )

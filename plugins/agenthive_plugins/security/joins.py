@@ -79,7 +79,7 @@ class Doorkeeper:
             id=id_of(digest),
             kind=TokenKind.CREDENTIAL,
             digest=digest.hex(),
-            principal=_principal(joining.namespace, scope, agents, id_of(digest)),
+            principal=ticket.principal or _principal(joining.namespace, scope, agents, id_of(digest)),
             roles=(Role.AGENT,),
             namespaces=(joining.namespace,),
             scope=scope,

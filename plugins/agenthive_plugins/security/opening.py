@@ -39,7 +39,7 @@ from .place import Place
 from .records import Unreadable
 from .threats import Blocks, Detector
 from .token_methods import TokenMethods
-from .tokens import KEY_BYTES, Scope, TokenKind
+from .tokens import KEY_BYTES, Scope, TokenKind, TokenState
 from .trail import Reader
 from .upkeep import Departures, Housekeeping, Watch
 from .witness import Witness
@@ -176,16 +176,21 @@ class Assembly:
                 self.ctx.log.warning("%s", error)
 
     async def join_token(self) -> str:
-        """Make the token the server's own runner joins with."""
+        """Make the token the server's own runner joins with. What the runner before it had counts no more."""
+        issuer = f"system:{self.trail.chain}"
+        for shown in await self.issuing.list_tokens(states=(TokenState.ACTIVE,)):
+            if shown.token.issuer == issuer:
+                await self.issuing.revoke(shown.token.id)
         wish = Wish(
             kind=TokenKind.JOIN,
-            principal="",
+            # The same each time, so that a runner that was killed and started again ends its old session at once.
+            principal=f"runner:default/{self.trail.chain}",
             ttl=RUNNER_SECONDS,
             namespaces=("default",),
             description="for the server's own runner",
             scope=Scope(runner=True),
         )
-        return (await self.issuing.issue(wish, issuer="system:server"))[1]
+        return (await self.issuing.issue(wish, issuer=issuer))[1]
 
     def plugin(self) -> Plugin:
         """Return the acts."""
@@ -232,6 +237,7 @@ async def opened(ctx: Context) -> AsyncIterator[Plugin]:
             parts = Assembly(ctx, await hash_key(ctx.state), trail)
             parts.watch.remark = remark
             await parts.load()
+            parts.watch.tell()
             path = await admin.provide(ctx.state, parts.issuing, ctx.data_dir)
             if path is not None:
                 ctx.log.warning("the first administrator's token is in %s", path)

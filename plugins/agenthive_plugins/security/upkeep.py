@@ -72,6 +72,10 @@ class Watch:
             await self._clock.sleep(EVERY)
             await self.once()
 
+    def tell(self) -> None:
+        """Tell health how things are."""
+        self._say(*self._health())
+
     async def once(self) -> None:
         """Take over what changed elsewhere; record joins; tell how things are."""
         self._gate.record_joins()
@@ -85,7 +89,7 @@ class Watch:
         except KernelError as error:
             self._say(Status.DEGRADED, f"the state cannot be read: {error.message}")
             return
-        self._say(*self._health())
+        self.tell()
 
     async def refresh(self) -> None:
         """Read tokens and bindings again if somebody changed them."""
