@@ -21,7 +21,7 @@ MOST_SERIES: Final = 20_000
 
 DROPPED: Final = "agenthive_scrape_dropped_series"
 
-COUNTER, GAUGE, HISTOGRAM, UNKNOWN = "counter", "gauge", "histogram", "untyped"
+COUNTER, GAUGE, HISTOGRAM = "counter", "gauge", "histogram"
 
 
 class Metric(NamedTuple):
@@ -116,21 +116,20 @@ def exposed(samples: Iterable[Sample], *, openmetrics: bool = False) -> bytes:
     for (name, labels), value in series.items():
         family = next((name.removesuffix(p) for p in _PARTS if name.removesuffix(p) in histograms), name)
         families.setdefault(family, []).append(f"{name}{_labels(labels)} {_number(value)}\n")
-    lines = [line for family in sorted(families) for line in _family(family, families[family], histograms, openmetrics)]
-    return "".join([*lines, "# EOF\n"] if openmetrics else lines).encode()
+    told: list[str] = []
+    for family in sorted(families):
+        name, (kind, text) = family, CATALOGUE.get(family) or Metric(_kind(family, histograms), "")
+        if openmetrics and kind == COUNTER:
+            # A counter's family is called without its suffix there, unless something else is called so.
+            bare = family.removesuffix("_total")
+            name, kind = (family, "unknown") if bare in families else (bare, kind)
+        told += [f"# HELP {name} {_escaped(text)}\n"] if text else []
+        told += [f"# TYPE {name} {kind}\n", *families[family]]
+    return "".join([*told, "# EOF\n"] if openmetrics else told).encode()
 
 
 def _is_bucket(name: str, labels: tuple[tuple[str, str], ...]) -> bool:
     return name.endswith("_bucket") and any(label == LE for label, _ in labels)
-
-
-def _family(name: str, lines: list[str], histograms: set[str], openmetrics: bool) -> list[str]:
-    kind, text = CATALOGUE.get(name) or Metric(_kind(name, histograms), "")
-    if openmetrics:
-        name = name.removesuffix("_total") if kind == COUNTER else name
-        kind = "unknown" if kind == UNKNOWN else kind
-    help_ = [f"# HELP {name} {_escaped(text)}\n"] if text else []
-    return [*help_, f"# TYPE {name} {kind}\n", *lines]
 
 
 def _kind(name: str, histograms: set[str]) -> str:
