@@ -8,6 +8,7 @@ import msgspec
 from agenthive_server.plugin.api import Config
 from msgspec import Meta
 
+from .jwks import check_url
 from .limits import Limits, Rate
 from .roles import Role
 from .threats import RULES, Rule, ThreatKind
@@ -92,6 +93,8 @@ class JwtSettings(Table, frozen=True, kw_only=True):
             raise ValueError("jwt: the keys of the issuer are in `jwks_file` or at `jwks_url`, one of them")
         if not self.algorithms:
             raise ValueError("jwt: no `algorithms`, so no token could be accepted")
+        if self.jwks_url:
+            check_url(self.jwks_url, self.jwks_hosts)
 
 
 class CertificateSettings(Table, frozen=True, kw_only=True):

@@ -94,12 +94,12 @@ def _fitting(entry: Any) -> frozenset[str]:
 
 
 def check_url(url: str, hosts: Sequence[str]) -> None:
-    """Raise `KeysUnusable` unless a URL may be fetched: https (http on this machine), and its host is allowed."""
+    """Raise `ValueError` unless a URL may be fetched: https (http on this machine), and its host is allowed."""
     parts = urlsplit(url)
     if parts.hostname is None or parts.hostname not in hosts:
-        raise KeysUnusable(f"{parts.hostname or url} is not among the hosts keys may be fetched from")
+        raise ValueError(f"{parts.hostname or url} is not among the hosts keys may be fetched from")
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")):
-        raise KeysUnusable("keys are fetched by https only")
+        raise ValueError("keys are fetched by https only")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -130,7 +130,6 @@ class KeySource:
         *,
         file: str = "",
         url: str = "",
-        hosts: Sequence[str] = (),
         every: float = 600.0,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -145,8 +144,6 @@ class KeySource:
         self._changed = changed
         self._raw = b""
         self._wanted = asyncio.Event()
-        if url:
-            check_url(url, hosts)
 
     async def load(self) -> None:
         """Read the keys. Raises `KeysUnusable`; the last ones stay in effect then."""

@@ -126,7 +126,6 @@ class Assembly:
             settings.algorithms,
             file=settings.jwks_file,
             url=settings.jwks_url,
-            hosts=settings.jwks_hosts,
             every=settings.refresh_seconds,
             changed=self._keys_changed,
         )
@@ -162,7 +161,7 @@ class Assembly:
         self._counted = self.trail.written
 
     async def load(self) -> None:
-        """Read what is known; raises `KeysUnusable` when the keys of an issuer are a file that is not good."""
+        """Read what is known. Keys that cannot be had are told in health; tokens of their issuer do not count then."""
         await self.watch.refresh()
         await self.issuing.count()
         await self.incidents.load()
@@ -170,9 +169,6 @@ class Assembly:
             try:
                 await self.keys.load()
             except KeysUnusable as error:
-                # A host that does not answer must not keep the server from starting; a wrong setting should.
-                if self.ctx.config.jwt.jwks_file:
-                    raise
                 self.ctx.log.warning("%s", error)
 
     async def join_token(self) -> str:

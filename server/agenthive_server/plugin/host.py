@@ -22,6 +22,7 @@ from .cell import Bounds
 from .configuration import Raw, configured, with_secrets
 from .instance import Instance, Server
 from .rack import Dispatch, Patience, Rack, Socket
+from .registration import Failure
 from .registry import Registry, conflict
 from .standing import PluginReport, Standing, State
 from .troubles import Troubles
@@ -125,7 +126,8 @@ class PluginHost:
             self.registry.check_on(standing.name, self._rack.on())
             self._rack.install(standing, await self._rack.opened(standing, wish.config))
         except KernelError as error:
-            if standing.required:
+            # Nothing gets past one without which nothing passes: not even because it could not be opened.
+            if standing.required or standing.registration.failure is Failure.CLOSED:
                 raise
             _log.error("%s", error.message)
             standing.settle(State.FAILED, error.message, self._clock.now())

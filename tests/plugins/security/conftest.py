@@ -177,7 +177,9 @@ class Secured:
 
 
 @asynccontextmanager
-async def opened(folder: Path, settings: Mapping[str, object]) -> AsyncIterator[Secured]:
+async def opened(
+    folder: Path, settings: Mapping[str, object], credentials: grpc.ChannelCredentials | None = None
+) -> AsyncIterator[Secured]:
     flags: dict[str, object] = {
         "server.listen": "127.0.0.1:0",
         "server.runner": False,
@@ -190,7 +192,11 @@ async def opened(folder: Path, settings: Mapping[str, object]) -> AsyncIterator[
     app = App(load(flags=flags, environ={}), clock=clock)
     await app.open()
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{app.port}") as channel:
+        target = f"127.0.0.1:{app.port}"
+        opening = grpc.aio.insecure_channel(target)
+        if credentials is not None:
+            opening = grpc.aio.secure_channel(target, credentials)
+        async with opening as channel:
             yield Secured(app, clock, folder, channel)
     finally:
         await app.close()
@@ -203,6 +209,16 @@ def open_secured(tmp_path: Path) -> Callable[..., Any]:
     def openly(folder: Path | None = None, **settings: object) -> Any:
         made = {f"plugins.security.{name.replace('__', '.')}": value for name, value in settings.items()}
         return opened(folder or tmp_path, made)
+
+    return openly
+
+
+@pytest.fixture
+def open_tls(tmp_path: Path) -> Callable[..., Any]:
+    """Open a server with the plugin on, with settings by dotted name, and a channel with these credentials to it."""
+
+    def openly(settings: Mapping[str, object], credentials: grpc.ChannelCredentials | None = None) -> Any:
+        return opened(tmp_path / "data", settings, credentials)
 
     return openly
 

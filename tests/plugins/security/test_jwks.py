@@ -113,7 +113,7 @@ def test_keys_are_fetched_from_allowed_hosts_only(url: str, allowed: bool) -> No
     if allowed:
         check_url(url, hosts)
         return
-    with pytest.raises(KeysUnusable):
+    with pytest.raises(ValueError, match="fetched"):
         check_url(url, hosts)
 
 
@@ -171,9 +171,7 @@ def test_an_endless_document_is_cut_off(issuer: Issuer) -> None:
 
 async def test_keys_of_a_url_stay_in_effect_while_it_does_not_answer(issuer: Issuer) -> None:
     clock, changes = ManualClock(), []
-    source = KeySource(
-        clock, ALGORITHMS, url=issuer.url, hosts=["127.0.0.1"], every=600.0, changed=lambda: changes.append(1)
-    )
+    source = KeySource(clock, ALGORITHMS, url=issuer.url, every=600.0, changed=lambda: changes.append(1))
     await source.load()
     assert source.keys.find("r", "RS256")
     assert len(changes) == 1
