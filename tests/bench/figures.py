@@ -11,30 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.figure import Figure
+from tests.bench.plugins import plugins
 from tests.bench.side_by_side import ROOT, Process, echo_server, hive, load, sync_cost
 
 ROUNDS = 3
 SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A number, its bound and its aim; `at_least` says which side is good."""
-
-    name: str
-    value: float
-    must: float
-    aim: float
-    at_least: bool
-    detail: str
-
-    @property
-    def holds(self) -> bool:
-        """Whether the bound holds."""
-        return self.value >= self.must if self.at_least else self.value <= self.must
 
 
 def _median(values: list[float]) -> float:
@@ -157,6 +141,7 @@ FIGURES: dict[str, Callable[[], Iterator[Figure]]] = {
     "footprint": footprint,
     "chain": chain,
     "busy": busy,
+    "plugins": plugins,
 }
 
 

@@ -1,0 +1,160 @@
+"""What plugins cost, and what misbehaving ones cost the others.
+
+`python -m tests.bench.plugins inline` prints the seconds of CPU of one guarded hook and one guarded interceptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agenthive.client import Client
+from agenthive.v1.plugin_service_pb2 import PLUGIN_STATE_FAILED
+
+from tests.bench.figure import Figure, median
+from tests.bench.side_by_side import ROOT, Process, hive, load
+
+ROUNDS = 7
+SECONDS = 3.0
+LONG = 8.0
+TURNS = 100_000
+
+
+def plugins() -> Iterator[Figure]:
+    """Ten plugins beside none; what one hook costs; p99 of a task while an offender is switched on."""
+    yield from _ten_beside_none()
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.bench.plugins", "inline"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    measured: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
+    yield Figure("inline hook, guarded, us", measured["hook"] * 1e6, 2.0, 1.0, False, "")
+    yield Figure("inline interceptor, guarded, both ways, us", measured["interceptor"] * 1e6, 4.0, 2.0, False, "")
+    yield from _offenders()
+
+
+def _ten_beside_none() -> Iterator[Figure]:
+    from tests.bench.plugin_fleet import NAMES
+
+    ratios: list[float] = []
+    texts: list[str] = []
+    with _found() as env, hive(env=env) as bare, hive(env={**env, **_enabled(NAMES)}) as full:
+        for server in (bare, full):
+            load("delegate", server, 1.0, 16)
+        for turn in range(ROUNDS):
+            pair = (bare, full) if turn % 2 else (full, bare)
+            cost = {server.target: load("delegate", server, SECONDS, 64)["cpu"] for server in pair}
+            ratios.append(cost[full.target] / cost[bare.target])
+            texts.append(f"{cost[full.target] * 1e6:.0f} us with, {cost[bare.target] * 1e6:.0f} us without")
+    yield Figure("ten plugins: server CPU per task, x none", median(ratios), 1.05, 1.03, False, " | ".join(texts))
+
+
+def _offenders() -> Iterator[Figure]:
+    from tests.bench.plugin_fleet import OFFENDERS
+
+    with _found() as env:
+        for registration in OFFENDERS:
+            name = registration.name
+            with hive(env=env) as server:
+                load("delegate", server, 1.0, 16)
+                quiet = load("delegate", server, LONG, 16)
+                troubled = _while(lambda: load("delegate", server, LONG, 16), server, name)
+            text = f"p99 {quiet['p99'] * 1e3:.1f} ms quiet, {troubled['p99'] * 1e3:.1f} ms beside it"
+            figure = f"p99 of a task while one that {name} is switched on, x quiet"
+            yield Figure(figure, troubled["p99"] / quiet["p99"], 2.0, 1.2, False, text)
+            yield Figure("the same: seconds until it is off", troubled["off"], 5.0, 2.0, False, "")
+
+
+def _while(work: Callable[[], dict[str, float]], server: Process, name: str) -> dict[str, float]:
+    """Run a load; in the middle of it an offender is switched on, and watched until it is off."""
+    found: dict[str, float] = {}
+    watching = threading.Thread(target=lambda: found.update(off=asyncio.run(_watch(server.target, name))))
+    starting = threading.Timer(2.0, watching.start)
+    starting.start()
+    measured = work()
+    starting.join()
+    watching.join()
+    return {**measured, **found}
+
+
+async def _watch(target: str, name: str) -> float:
+    async with Client(target) as client:
+        began = time.perf_counter()
+        await client.enable_plugin(name)
+        while (await client.get_plugin(name)).state != PLUGIN_STATE_FAILED:  # noqa: ASYNC110 - asked over the wire
+            await asyncio.sleep(0.05)
+        return time.perf_counter() - began
+
+
+def _enabled(names: list[str]) -> dict[str, str]:
+    return {"AGENTHIVE_PLUGINS__ENABLED": json.dumps(names)}
+
+
+@contextmanager
+def _found() -> Iterator[dict[str, str]]:
+    """Make the plugins of this bench known to servers, as an installed distribution does."""
+    from tests.bench.plugin_fleet import FLEET, OFFENDERS
+
+    with tempfile.TemporaryDirectory(prefix="hive-bench-") as folder:
+        info = Path(folder) / "hive_bench-1.dist-info"
+        info.mkdir()
+        info.joinpath("METADATA").write_text("Metadata-Version: 2.1\nName: hive-bench\nVersion: 1\n")
+        lines = [
+            f"{each.name} = tests.bench.plugin_fleet:{each.name.replace('-', '_')}" for each in (*FLEET, *OFFENDERS)
+        ]
+        info.joinpath("entry_points.txt").write_text("\n".join(["[agenthive.plugins]", *lines, ""]))
+        yield {"PYTHONPATH": f"{folder}:{ROOT}"}
+
+
+def inline() -> dict[str, float]:
+    """Return the seconds of CPU that a guarded hook and a guarded interceptor take, beyond an empty loop."""
+    from agenthive_server.kernel.clock import SystemClock
+    from agenthive_server.kernel.proposals import Delegating
+    from agenthive_server.kernel.tasks import TaskSpec
+    from agenthive_server.plugin.api import OK, Call, Failure, PluginMetrics
+    from agenthive_server.plugin.cell import Bounds, Cell, Running
+    from agenthive_server.plugin.isolation import guard_after, guard_before, guard_hook
+    from agenthive_server.rpc.policy import POLICIES
+
+    from tests.bench.plugin_fleet import Measure, label
+
+    cell = Cell("bench", Failure.OPEN, Running(), Bounds(), SystemClock(), lambda *_: None)
+    hook = guard_hook(label, cell.act("HOOK", "before_delegate"), frozenset({"priority"}))
+    task = Delegating(namespace="default", task_id="t", spec=TaskSpec(type="bench"))
+
+    class Context:
+        metrics = PluginMetrics("bench")
+
+    interceptor = Measure(Context())  # type: ignore[arg-type]  # it takes no more of it
+    act = cell.act("INTERCEPTOR", "Measure", "OBSERVE")
+    before, after = guard_before(interceptor.before, act), guard_after(interceptor.after, act)
+    method = "/agenthive.v1.OrchestratorService/DelegateTask"
+    call = Call(method, POLICIES[method], None, (), "default")  # type: ignore[arg-type]  # it asks for no transport
+
+    def around() -> None:
+        before(call)
+        after(call, OK)
+
+    empty = _timed(lambda: None)
+    return {"hook": _timed(lambda: hook(task)) - empty, "interceptor": _timed(around) - empty}
+
+
+def _timed(work: Callable[[], object]) -> float:
+    best = float("inf")
+    for _ in range(5):
+        began = time.thread_time()
+        for _ in range(TURNS):
+            work()
+        best = min(best, time.thread_time() - began)
+    return best / TURNS
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(inline()) + "\n")
