@@ -75,11 +75,7 @@ class Record:
 
     def evolve(self, **changes: Any) -> Self:
         """Return a copy with some fields changed; namespace and id stay what they are."""
-        copy = object.__new__(type(self))
-        fields = copy.__dict__
-        fields.update(self.__dict__)
-        fields.update(changes)
-        return copy
+        return evolved(self, changes)
 
 
 def evolved(record: D, changes: dict[str, Any]) -> D:
@@ -87,11 +83,13 @@ def evolved(record: D, changes: dict[str, Any]) -> D:
 
     Does what `dataclasses.replace` does at an eighth of its cost, which matters: every task passes here several times.
     """
-    copy = object.__new__(type(record))
-    fields = copy.__dict__
-    fields.update(record.__dict__)
-    fields.update(changes)
+    copy = _new(record.__class__)
+    _set(copy, "__dict__", record.__dict__ | changes)
     return copy
+
+
+_new = object.__new__
+_set = object.__setattr__
 
 
 @dataclass(frozen=True, kw_only=True)
