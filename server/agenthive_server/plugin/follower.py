@@ -8,7 +8,6 @@ keeps them, not the memory.
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,17 +19,19 @@ from agenthive_server.kernel.errors import CursorCompacted, KernelError
 from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.ports import Chance
 
-from .occasion import on_occasion_of
+from .caller import LONGEST_PAUSE, Caller, LeftOut
 from .registration import Gap, Handler
 from .roles import Role
 
 READ: Final = 500
+BREATH: Final = 0.002
+"""Seconds after which others are let run, between two events."""
+
 MOST: Final = 1_000
 """Events one may have waiting in memory."""
 
-FIRST_PAUSE: Final = 0.5
-LONGEST_PAUSE: Final = 60.0
-"""Seconds before an event whose handler failed is tried again: doubled with each failure, up to this, with jitter."""
+TROUBLE_PAUSE: Final = 1.0
+"""Seconds before the log is read again after that could not be done."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,15 +60,12 @@ class Follower:
         # The cursor as it is stored, and whether events were dealt with since.
         self.saved = 0
         self.dirty = False
-        # Why an event is being tried again.
-        self.failing = ""
         # When it was told to leave out events, and up to which.
         self.hurried_at = 0.0
         self.leave_out = 0
         self._gap = gap
         self._log = log
         self._clock = clock
-        self._chance = chance
         self._load = load
         self._pumped = pumped
         self._moved = moved
@@ -77,10 +75,9 @@ class Follower:
         self._queue: deque[Event] = deque()
         self._wake = asyncio.Event()
         self._parked = False
-        # Around a handler that runs.
-        self._limit: asyncio.Timeout | None = None
-        self.at_rest = asyncio.Event()
-        self.at_rest.set()
+        self._breathed = 0.0
+        self._trouble = ""
+        self._caller = Caller(plugin, clock, chance)
 
     # Where it is ----------------------------------------------------------------------------------------------------
 
@@ -90,6 +87,16 @@ class Follower:
         if not self._live:
             return self._done
         return self._queue[0].sequence - 1 if self._queue else max(self._done, self._pumped())
+
+    @property
+    def failing(self) -> str:
+        """Why it does not get on; empty when it does."""
+        return self._trouble or self._caller.failing
+
+    @property
+    def at_rest(self) -> asyncio.Event:
+        """Set while no handler runs."""
+        return self._caller.at_rest
 
     @property
     def lag(self) -> int:
@@ -127,8 +134,7 @@ class Follower:
         """Leave events out up to one, also the one that is being dealt with; `gap` is told of them."""
         self.leave_out = last
         self._wake.set()
-        if self._limit is not None and not self._limit.expired():
-            self._limit.reschedule(0.0)
+        self._caller.give_up()
 
     # On its way -----------------------------------------------------------------------------------------------------
 
@@ -139,12 +145,14 @@ class Follower:
             try:
                 self.begin(await self._load())
                 while self.role.held:
+                    await self._breathe()
                     await self._step()
             except KernelError as error:
-                await self._trouble(error)
+                self._trouble = error.message
+                await self._clock.sleep(TROUBLE_PAUSE)
             except Exception as error:  # noqa: BLE001 - a defect here must not end the handlers for good
                 _log.exception("plugin_handlers_failed", extra={"plugin": self.plugin})
-                self.failing = type(error).__name__
+                self._trouble = type(error).__name__
                 await self._clock.sleep(LONGEST_PAUSE)
 
     async def _step(self) -> None:
@@ -170,33 +178,45 @@ class Follower:
             await self._tell_gap(self._log.oldest - 1)
             return
         for event in events:
+            await self._breathe()
             if self._parked or self.leave_out > self._done or not await self._deal_with(event):
                 return
         # Nobody else runs between this look and becoming live, so nothing falls in between.
         if self._done >= self._pumped():
             self._live = True
+        elif not events:
+            await self._clock.sleep(TROUBLE_PAUSE)
 
     async def _deal_with(self, event: Event) -> bool:
         """Have an event handled; returns whether it was, not left out."""
         handler = self.handlers.get(event.type)
         if handler is not None:
             try:
-                async with asyncio.timeout(None) as self._limit:
-                    await self._insist(lambda: handler(_own(event)), event.sequence, event.type.name)
-            except TimeoutError:
+                await self._caller.insist(lambda: handler(_own(event)), event.sequence, event.type.name)
+            except LeftOut:
                 return False
-            finally:
-                self._limit = None
         self._done = event.sequence
+        self._trouble = ""
         if handler is not None:
             self._note()
         return True
+
+    async def _breathe(self) -> None:
+        """Let others run now and then: a handler that never waits must not hold the server up over many events."""
+        time = asyncio.get_running_loop().time
+        if time() - self._breathed > BREATH:
+            await asyncio.sleep(0)
+            self._breathed = time()
 
     async def _tell_gap(self, last: int) -> None:
         first, gap = self.reached + 1, self._gap
         _log.error("plugin_events_missed", extra={"plugin": self.plugin, "first": first, "last": last})
         if gap is not None and first <= last:
-            await self._insist(lambda: gap(first, last), last, "gap")
+            try:
+                await self._caller.insist(lambda: gap(first, last), last, "gap")
+            except LeftOut:
+                # More is to be left out than it is being told of.
+                return
         self._done = max(self._done, last)
         while self._queue and self._queue[0].sequence <= last:
             self._queue.popleft()
@@ -206,46 +226,20 @@ class Follower:
         self.dirty = True
         self._moved()
 
-    async def _insist(self, call: Callable[[], Awaitable[None]], sequence: int, what: str) -> None:
-        """Call until it goes well, with growing pauses: what is left out once is never made up for."""
-        pause = FIRST_PAUSE
-        while True:
-            self.at_rest.clear()
-            try:
-                with on_occasion_of(sequence):
-                    await call()
-                self.failing = ""
-                return
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    raise
-                self._failed(what, sequence, "it was cancelled")
-            except KernelError as error:
-                self._failed(what, sequence, error.reason)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a plugin raises stays with it
-                self._failed(what, sequence, type(error).__name__)
-            finally:
-                self.at_rest.set()
-            await self._clock.sleep(pause * (0.5 + 0.5 * self._chance()))
-            pause = min(2 * pause, LONGEST_PAUSE)
-
-    def _failed(self, what: str, sequence: int, why: str) -> None:
-        if not self.failing:
-            _log.warning(
-                "plugin_handler_failed",
-                extra={"plugin": self.plugin, "handler": what, "sequence": sequence, "error": why},
-                exc_info=True,
-            )
-        self.failing = f"{what} fails at event {sequence} and is tried again: {why}"
-
-    async def _trouble(self, error: KernelError) -> None:
-        self.failing = error.message
-        await self._clock.sleep(1.0)
-
 
 def _own(event: Event) -> Event:
     """Return a copy for code that may do anything with it; the event itself is shared by all readers."""
-    made = copy.copy(event)
-    made.labels, made.data = dict(event.labels), dict(event.data)
-    return made
+    return Event(
+        type=event.type,
+        namespace=event.namespace,
+        task_id=event.task_id,
+        agent_id=event.agent_id,
+        session_id=event.session_id,
+        role=event.role,
+        labels=dict(event.labels),
+        ancestors=event.ancestors,
+        data=dict(event.data),
+        sequence=event.sequence,
+        last=event.last,
+        time=event.time,
+    )

@@ -9,8 +9,6 @@ part, because a handler that looks at the world may find it changed when it runs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any
@@ -23,29 +21,29 @@ _pack = msgspec.msgpack.Encoder().encode
 class Occasion:
     """One event, and the calls made because of it so far."""
 
-    __slots__ = ("_asked", "_sequence")
+    __slots__ = ("_asked", "_sequence", "_token")
 
     def __init__(self, sequence: int) -> None:
         self._sequence = sequence
-        self._asked: Counter[str] = Counter()
+        self._asked: Counter[str] | None = None
+
+    def __enter__(self) -> None:
+        """Let what is called from now on, and the tasks made there, act because of this event."""
+        self._token = _present.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        """Let what is called from now on act as before."""
+        _present.reset(self._token)
 
     def request_id(self, digest: str) -> str:
         """Return the request id of the next call with this digest."""
+        if self._asked is None:
+            self._asked = Counter()
         self._asked[digest] += 1
         return f"{self._sequence}-{digest}-{self._asked[digest]}"
 
 
 _present: ContextVar[Occasion | None] = ContextVar("agenthive_plugin_occasion", default=None)
-
-
-@contextmanager
-def on_occasion_of(sequence: int) -> Iterator[None]:
-    """Let what is called within, and the tasks made there, act because of an event."""
-    token = _present.set(Occasion(sequence))
-    try:
-        yield
-    finally:
-        _present.reset(token)
 
 
 def present() -> Occasion | None:

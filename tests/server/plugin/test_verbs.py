@@ -20,7 +20,7 @@ from agenthive_server.kernel.records import Kind, Payload
 from agenthive_server.kernel.session_items import Accept, Ask, Mail, Result
 from agenthive_server.kernel.task_verbs import NewTask
 from agenthive_server.kernel.tasks import Question, TaskSpec, TaskState
-from agenthive_server.plugin.occasion import on_occasion_of
+from agenthive_server.plugin.occasion import Occasion
 from agenthive_server.plugin.ports import Verbs
 from agenthive_server.plugin.verbs import PluginVerbs
 from agenthive_server.testing.hive import Hive, open_hive
@@ -116,7 +116,7 @@ async def test_what_is_done_on_an_occasion_is_done_once_however_often_it_is_aske
 
     await hive.worker("a")
     for _ in range(3):
-        with on_occasion_of(7):
+        with Occasion(7):
             await handle()
     assert sorted(task.spec.title for task in await verbs.list_tasks(Query(namespace="default"))) == [
         "first",
@@ -124,7 +124,7 @@ async def test_what_is_done_on_an_occasion_is_done_once_however_often_it_is_aske
         "second",
     ]
     assert len(await hive.store.scan(Kind.MESSAGE)) == 1
-    with on_occasion_of(8):
+    with Occasion(8):
         await handle()
     assert len(await hive.store.scan(Kind.TASK)) == 6
     requests = await hive.store.scan(Kind.REQUEST)
@@ -135,14 +135,14 @@ async def test_a_handler_that_finds_the_world_changed_repeats_what_is_left_to_do
     hive: Hive, verbs: PluginVerbs
 ) -> None:
     for names in ("abc", "cba", "bcd"):
-        with on_occasion_of(1):
+        with Occasion(1):
             await asyncio.gather(*(verbs.delegate_tasks([new(title=name)]) for name in names))
     assert sorted(task.spec.title for task in await verbs.list_tasks(Query(namespace="default"))) == list("abcd")
 
 
 async def test_two_plugins_on_the_same_occasion_do_not_meet(hive: Hive, verbs: PluginVerbs) -> None:
     for each in (verbs, PluginVerbs(hive.kernel, "q")):
-        with on_occasion_of(1):
+        with Occasion(1):
             await each.delegate_tasks([new()])
     assert len(await hive.store.scan(Kind.TASK)) == 2
 
@@ -179,7 +179,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
 async def test_what_is_wrong_is_refused_before_the_kernel_sees_it(hive: Hive, verbs: PluginVerbs, verb: str) -> None:
     await hive.worker("a")
     head = (await hive.store.bounds()).head
-    with on_occasion_of(1), pytest.raises(BadRequest):
+    with Occasion(1), pytest.raises(BadRequest):
         await getattr(verbs, verb)(*WRONG[verb])
     with pytest.raises(BadRequest):
         await verbs.retry_task("t", namespace="no namespace")
