@@ -17,9 +17,9 @@ from agenthive_server.plugin.state import PluginState
 from agenthive_server.settings import load
 from agenthive_server.testing.hive import Hive, open_hive
 from agenthive_server.testing.raw_worker import RawWorker
+from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from google.protobuf.symbol_database import Default
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships without types
 
 UNLIMITED = {"plugins.security.limits.per_principal": 0, "plugins.security.limits.per_method": 0}
@@ -98,7 +98,7 @@ class Secured:
     def _method(name: str) -> tuple[str, Any]:
         service, _, method = name.partition("/")
         full = SERVICES[service]
-        return f"/{full}/{method}", Default().pool.FindServiceByName(full).FindMethodByName(method)
+        return f"/{full}/{method}", descriptor_pool.Default().FindServiceByName(full).FindMethodByName(method)
 
     async def call(
         self, name: str, request: Message | None = None, token: str | None = "", *, namespace: str = "default"

@@ -14,8 +14,9 @@ from agenthive_plugins.security.ownership import CONCERNS
 from agenthive_plugins.security.plugin import POLICIES as OWN
 from agenthive_server.rpc.policy import POLICIES
 from agenthive_server.testing.raw_worker import hello_of
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.symbol_database import Default
+from google.protobuf.duration_pb2 import Duration
 
 ROWS = {**POLICIES, **OWN}
 CONNECT = "/agenthive.v1.WorkerService/Connect"
@@ -33,7 +34,7 @@ def shape_of(path: str) -> tuple[bool, bool]:
     if path.startswith("/grpc.health"):
         return False, path.endswith("Watch")
     service, _, method = path[1:].partition("/")
-    found: MethodDescriptor = Default().pool.FindServiceByName(service).FindMethodByName(method)
+    found: MethodDescriptor = descriptor_pool.Default().FindServiceByName(service).FindMethodByName(method)
     return bool(found.client_streaming), bool(found.server_streaming)
 
 
@@ -67,7 +68,7 @@ def own_requests(agent_id: str, task_id: str) -> dict[str, bytes]:
     found = {
         "GetAgent": orchestrator.GetAgentRequest(agent_id=agent_id),
         "GetTask": orchestrator.GetTaskRequest(task_id=task_id),
-        "WaitTask": orchestrator.WaitTaskRequest(task_id=task_id, wait_timeout={"nanos": 1}),
+        "WaitTask": orchestrator.WaitTaskRequest(task_id=task_id, wait_timeout=Duration(nanos=1)),
         "ListTasks": orchestrator.ListTasksRequest(agent_id=agent_id),
         "StreamEvents": events,
         "HealthCheck": orchestrator.HealthCheckRequest(),

@@ -13,9 +13,9 @@ from agenthive import Client
 from agenthive.errors import HiveError, PermissionDenied
 from agenthive.v1 import orchestrator_service_pb2, plugin_service_pb2, worker_service_pb2
 from agenthive.v1 import security_service_pb2 as pb
-from agenthive_server.app import StartError
 from agenthive_server.authority import Authority, Pair
 from agenthive_server.kernel.clock import SystemClock
+from agenthive_server.lifecycle import StartError
 from agenthive_server.testing.raw_worker import hello_of
 from agenthive_server.testing.waiting import eventually
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -33,7 +33,7 @@ def write_keys(path: Path, *keys: tuple[str, Any]) -> None:
     path.write_text(json.dumps({"keys": found}))
 
 
-def token(secured: Any, key: Any = FIRST, kid: str = "1", **changes: object) -> str:
+def token(secured: Any, key: Any = FIRST, kid: str = "1", **changes: Any) -> str:
     now = int(secured.clock.now())
     claims: dict[str, object] = {
         "iss": "https://login.example",
@@ -99,7 +99,7 @@ async def test_a_jwt_counts_until_it_expires_also_when_it_was_seen_before(trusti
     [({"aud": "another"}, "audience"), ({"iss": "https://evil"}, "issuer"), ({"exp": 1}, "expired")],
 )
 async def test_a_jwt_that_is_not_for_here_is_refused_and_recorded(
-    trusting: Any, changes: dict[str, object], why: str
+    trusting: Any, changes: dict[str, Any], why: str
 ) -> None:
     failed = await trusting.refused(LOOK, token=token(trusting, **changes))
     assert (failed.code, failed.metadata["why"]) == ("UNAUTHENTICATED", why)

@@ -5,8 +5,19 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from agenthive_plugins.security.chains import BLOCK_BYTES, ChainRow, Chains, append, in_blocks, pack, unpack, write_row
+from agenthive_plugins.security.chains import (
+    BLOCK_BYTES,
+    ChainRow,
+    Chains,
+    append,
+    in_blocks,
+    pack,
+    read_row,
+    unpack,
+    write_row,
+)
 from agenthive_plugins.security.records import Act, Category, Ending, Head, Record, Unreadable, link
+from agenthive_server.plugin.api import HookState
 from agenthive_server.plugin.state import PluginState
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,8 +62,14 @@ async def test_a_chain_is_written_and_read_by_numbers(state: PluginState) -> Non
     chains = Chains(state)
     row = await chains.row("c")
     assert row == ChainRow(chain="c")
+
+    def add(rows: HookState) -> ChainRow:
+        made = append(rows, read_row(rows, "c"), acts(300))
+        write_row(rows, made)
+        return made
+
     for _ in range(3):
-        row = await state.change(lambda rows, row=row: (made := append(rows, row, acts(300)), write_row(rows, made))[0])
+        row = await state.change(add)
     assert await chains.rows() == [row]
     assert (row.head.sequence, row.head_block) == (900, 6)
     blocks = await chains.raw_blocks("c", 0, 100)

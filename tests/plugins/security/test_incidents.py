@@ -161,7 +161,9 @@ async def test_a_join_token_shown_again_and_again_is_found(secured: Any) -> None
 
 
 async def test_a_revoked_token_that_is_still_used_is_found(secured: Any) -> None:
-    made = await secured.call("SecurityService/IssueToken", pb.IssueTokenRequest(principal="ann", roles=[1]))
+    made = await secured.call(
+        "SecurityService/IssueToken", pb.IssueTokenRequest(principal="ann", roles=[pb.ROLE_VIEWER])
+    )
     await secured.call("SecurityService/RevokeToken", pb.RevokeTokenRequest(token_id=made.token.token_id))
     for _ in range(5):
         await secured.refused(LOOK, token=made.secret)
@@ -182,7 +184,8 @@ async def test_threats_are_filtered_and_what_is_none_is_refused(secured: Any) ->
     assert not (await secured.call("SecurityService/ListThreats", high)).threats
     # It is worth knowing, and blocks nobody: behind many addresses there may be many good workers.
     assert not any(threat.HasField("block_expire_time") for threat in await secured.threats())
-    for request in (pb.ListThreatsRequest(states=[9]), pb.ListThreatsRequest(minimum_severity=9)):
+    wrong: Any = 9
+    for request in (pb.ListThreatsRequest(states=[wrong]), pb.ListThreatsRequest(minimum_severity=wrong)):
         assert (await secured.refused("SecurityService/ListThreats", request)).code == "INVALID_ARGUMENT"
     for threat_id in ("", "nothing", "x" * 500):
         failed = await secured.refused("SecurityService/ResolveThreat", pb.ResolveThreatRequest(threat_id=threat_id))

@@ -112,7 +112,7 @@ async def test_a_join_token_lets_in_whom_it_is_for_and_is_not_used_up_by_others(
     said.join_token = await secured.join_token(**scope)
     failed = await secured.join(said)
     assert (failed.code, failed.reason) == ("PERMISSION_DENIED", "PERMISSION_DENIED")
-    tokens = (await secured.call("SecurityService/ListTokens", pb.ListTokensRequest(kinds=[2]))).tokens
+    tokens = (await secured.call("SecurityService/ListTokens", pb.ListTokensRequest(kinds=[pb.TOKEN_KIND_JOIN]))).tokens
     assert [token.state for token in tokens] == [pb.TOKEN_STATE_ACTIVE]
     assert not (await secured.call("OrchestratorService/ListAgents")).agents
     assert len(await secured.trail(methods=["Connect"], outcomes=DENIED)) == 1
@@ -229,7 +229,9 @@ async def is_refused(secured: Any, request: Any, token: str) -> bool:
 
 async def test_a_revoked_credential_opens_no_session_and_makes_no_call(secured: Any) -> None:
     held = await credential(secured, "a-1")
-    (token,) = (await secured.call("SecurityService/ListTokens", pb.ListTokensRequest(kinds=[3]))).tokens
+    (token,) = (
+        await secured.call("SecurityService/ListTokens", pb.ListTokensRequest(kinds=[pb.TOKEN_KIND_CREDENTIAL]))
+    ).tokens
     await secured.call("SecurityService/RevokeToken", pb.RevokeTokenRequest(token_id=token.token_id))
     failed = await secured.join(hello("a-1", credential=held))
     assert (failed.code, failed.metadata["why"]) == ("UNAUTHENTICATED", "revoked")

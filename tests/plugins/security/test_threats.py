@@ -21,12 +21,12 @@ FAILED = ThreatKind.FAILED_LOGINS
 PROBING = ThreatKind.PRIVILEGE_PROBING
 
 
-def signal(kind: ThreatKind = FAILED, detail: str = "", **who: str) -> Signal:
-    return Signal(kind=kind, detail=detail, **(who or {"peer": "10.0.0.7"}))
+def signal(kind: ThreatKind = FAILED, detail: str = "", *, principal: str = "", peer: str = "10.0.0.7") -> Signal:
+    return Signal(kind=kind, detail=detail, principal=principal, peer=peer)
 
 
-def some(detector: Detector, count: int, now: float = 0.0, **fields: str) -> list[Finding | None]:
-    return [detector.notice(signal(**fields), now) for _ in range(count)]
+def some(detector: Detector, count: int, now: float = 0.0) -> list[Finding | None]:
+    return [detector.notice(signal(), now) for _ in range(count)]
 
 
 @given(
@@ -36,7 +36,8 @@ def some(detector: Detector, count: int, now: float = 0.0, **fields: str) -> lis
 )
 def test_a_finding_means_that_many_signals_within_the_span(gaps: list[float], count: int, seconds: float) -> None:
     detector = Detector({FAILED: Rule(count, seconds, ThreatSeverity.HIGH)})
-    now, fresh = 0.0, []
+    fresh: list[float] = []
+    now = 0.0
     for gap in gaps:
         now += gap
         fresh = [at for at in fresh if at > now - seconds] + [now]

@@ -18,6 +18,7 @@ from agenthive.v1 import security_service_pb2 as pb
 from agenthive_server.testing.harness import ServerProcess, open_process
 
 DAMAGE = pb.AuditFaultKind
+WRONG: Any = 77
 SERVICE = "agenthive.v1.SecurityService"
 
 
@@ -55,8 +56,8 @@ async def test_a_trail_nobody_touched_holds_over_restarts(open_secured: Any, tmp
             found = await secured.verify()
             assert found.intact
             assert not found.faults
-    assert len(found.chains) == 1
-    assert found.chains[0].record_count == found.chains[0].head.sequence
+            (chain,) = found.chains
+            assert chain.record_count == chain.head.sequence
 
 
 async def test_a_flipped_byte_in_the_database_is_found(open_secured: Any, tmp_path: Path) -> None:
@@ -172,7 +173,11 @@ async def test_pages_of_the_trail_hold_what_was_asked_for(secured: Any) -> None:
     assert names == [f"p{n}" for n in reversed(range(20))]
     request.filter.principal = "another"
     assert (await secured.refused("SecurityService/QueryAuditLog", request)).reason == "INVALID_PAGE_TOKEN"
-    for wrong in (pb.AuditFilter(outcomes=[77]), pb.AuditFilter(categories=[0]), pb.AuditFilter(methods=["x" * 300])):
+    for wrong in (
+        pb.AuditFilter(outcomes=[WRONG]),
+        pb.AuditFilter(categories=[WRONG]),
+        pb.AuditFilter(methods=["x" * 300]),
+    ):
         failed = await secured.refused("SecurityService/QueryAuditLog", pb.QueryAuditLogRequest(filter=wrong))
         assert failed.code == "INVALID_ARGUMENT"
 
@@ -182,7 +187,7 @@ async def test_pages_of_the_trail_hold_what_was_asked_for(secured: Any) -> None:
     [
         pb.GenerateComplianceReportRequest(framework=pb.COMPLIANCE_FRAMEWORK_SOC2),
         pb.GenerateComplianceReportRequest(start_time={"seconds": 1}),  # type: ignore[arg-type]
-        pb.GenerateComplianceReportRequest(framework=77, start_time={"seconds": 1}),  # type: ignore[arg-type]
+        pb.GenerateComplianceReportRequest(framework=WRONG, start_time={"seconds": 1}),  # type: ignore[arg-type]
         pb.GenerateComplianceReportRequest(
             framework=pb.COMPLIANCE_FRAMEWORK_SOC2,
             start_time={"seconds": 9},  # type: ignore[arg-type]
