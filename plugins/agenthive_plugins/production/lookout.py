@@ -27,6 +27,8 @@ SAVE_EVERY: Final = 3_600.0
 CATCH_UP: Final = 86_400.0
 """How far back it looks after it was away."""
 _AT_A_TIME: Final = 50
+_PRESENT: Final = 0.9
+"""The share of a minute that must have been measured for it to count."""
 _PREFIX: Final = "baseline/"
 
 
@@ -103,7 +105,8 @@ class Lookout:
     async def turn(self) -> list[Anomaly]:
         """Look at the minutes that are over by now; returns the anomalies that have not ended."""
         now = self._clock.now()
-        end = now // MINUTES.width * MINUTES.width
+        # A minute later than it is over: until then something of it may still come.
+        end = now // MINUTES.width * MINUTES.width - MINUTES.width
         for name, detector in self._detectors.items():
             await self._catch_up(name, detector, end, now)
         if now - self._saved >= SAVE_EVERY:
@@ -126,8 +129,8 @@ class Lookout:
                 await self._clock.sleep(0)
 
     def _value(self, name: str, start: float, now: float) -> float | None:
-        """Return a metric in a minute; None where nothing was measured, also because nobody was there to do it."""
-        if not self._series.window("up_seconds", start, start + MINUTES.width, now).count:
+        """Return a metric in a minute; None where nothing was measured, also because nobody was there all the time."""
+        if self._series.window("up_seconds", start, start + MINUTES.width, now).total < _PRESENT * MINUTES.width:
             return None
         return value_of(self._series, name, start, start + MINUTES.width, now)
 

@@ -141,8 +141,11 @@ class Series:
     def steps(self, start: float, end: float, now: float) -> Iterator[tuple[float, int, Bucket]]:
         """Yield start, width and content of the buckets from `start` to before `end`, oldest first.
 
-        Each is as fine as it is kept. The first may begin up to its width before `start`. No time is told twice.
+        Each is as fine as it is kept. The first may begin up to its width before `start`. No time is told twice. When
+        the end is `now`, what happened in this very moment is told as well.
         """
+        if end >= now:
+            end = math.nextafter(now, math.inf)
         fine, minutes, hours = self.levels
         for_minutes = (math.floor((now - MINUTES.kept) / HOURS.width) + 1) * HOURS.width
         for_fine = (math.floor((now - FINE.kept) / MINUTES.width) + 1) * MINUTES.width

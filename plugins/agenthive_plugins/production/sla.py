@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 from .series import SeriesSet, Step
 
 MAX_INTERVALS: Final = 20
+_INTERVAL: Final = 60.0
+"""Bad spans are told by the minute, and not finer than a thousandth of the window."""
 LEAST_EVENTS: Final = 10
 """With fewer calls or tasks than this in the long window no budget is said to burn: a single one would be too much."""
 _ROUNDING: Final = 1e-9
@@ -236,13 +238,14 @@ def bad_intervals(series: SeriesSet, target: SlaTarget, start: float, now: float
 
 
 def _tallies(series: SeriesSet, target: SlaTarget, start: float, now: float) -> list[tuple[float, int, Tally]]:
+    width = max(_INTERVAL, (now - start) / 1_000)
     if target.indicator is Indicator.RESPONSE_TIME:
-        steps = series.steps(_TIMES, start, now, now)
+        steps = series.steps(_TIMES, start, now, now, width=width)
         limit = target.target_value
         return [(step.start, step.width, Tally(step.bucket.above(limit), step.bucket.count)) for step in steps]
     bad_name, other_name = _SERIES[target.indicator]
-    bad = _by_start(series.steps(bad_name, start, now, now))
-    other = _by_start(series.steps(other_name, start, now, now))
+    bad = _by_start(series.steps(bad_name, start, now, now, width=width))
+    other = _by_start(series.steps(other_name, start, now, now, width=width))
     found: list[tuple[float, int, Tally]] = []
     for place in sorted(bad | other):
         sums = [steps[place].bucket.total if place in steps else 0.0 for steps in (bad, other)]

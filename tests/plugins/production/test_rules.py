@@ -51,9 +51,8 @@ def test_only_the_window_counts() -> None:
 
 
 def test_a_trend_that_will_cross_it() -> None:
-    found = look_at(
-        replace(SLOW, metric="cpu_usage_percent"), of("cpu_usage_percent", 300, 340, 380, 420, 460), (), NOW
-    )
+    rule = replace(SLOW, metric="cpu_usage_percent")
+    found = look_at(rule, of("cpu_usage_percent", 300, 340, 380, 420, 460), (), NOW)
     assert isinstance(found, Sighting)
     assert "will be 580" in found.title
     for values in ((300, 300, 300, 300, 300), (460, 420, 380, 340, 300), (300, 310, 320, 330, 340), (100, 400)):
