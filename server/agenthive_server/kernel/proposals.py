@@ -130,6 +130,9 @@ class Proposal:
 class Spawning(Proposal):
     """`before_spawn`: an agent is about to be recorded, by a caller or because its worker registers it.
 
+    Also asked when a worker introduces an agent that is known with another specification, so that this is amended as
+    the first one was; nothing is spawned then, and what the hook puts into its state is dropped.
+
     `amend` may change: display_name, role, capabilities, slots, labels, weight, restart, stop_grace, start_timeout,
     runner_labels, driver_config.
     """
