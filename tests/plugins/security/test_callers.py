@@ -60,6 +60,7 @@ async def test_without_a_credential_nothing_is_answered_but_probes(secured: Any)
         ("x" * 5_000, "unknown"),
         ("eyJhbGciOiJub25lIn0.e30.", "no_issuer"),
     ],
+    ids=["bearer", "join", "zeros", "short", "long", "jwt"],
 )
 async def test_a_credential_that_is_none_is_refused(secured: Any, shown: str, why: str) -> None:
     failed = await secured.refused(LOOK, token=shown)
