@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
 from contextlib import aclosing
+from types import CoroutineType
 from typing import Any, TypeVar
 
 from .cell import Act, Running
@@ -16,9 +16,11 @@ Steps = Generator[Any, Any, T]
 
 def steps_of(awaitable: Awaitable[T]) -> Steps[T]:
     """Return the steps of an awaitable, not begun."""
+    if type(awaitable) is CoroutineType:
+        return awaitable  # type: ignore[return-value]  # a coroutine is its own steps
     steps = awaitable.__await__()
     if not hasattr(steps, "throw"):
-        return _awaited(awaitable).__await__()
+        return steps_of(_awaited(awaitable))
     return steps
 
 
@@ -26,37 +28,79 @@ async def _awaited(awaitable: Awaitable[T]) -> T:
     return await awaitable
 
 
-@types.coroutine
-def driven(steps: Steps[T], running: Running, act: Act | None) -> Generator[Any, Any, T]:
-    """Go through steps to the end; while one runs, `running` names the act (None: nobody's)."""
-    return (yield from resumed(steps, running, act, None, begun=False))
+class driven(Coroutine[Any, Any, T]):  # noqa: N801 - reads as a verb: `await driven(steps, running, act)`
+    """Steps to be awaited, or to be made a task of; while one of them runs, `running` names the act (None: nobody's).
+
+    A task that is cancelled before its first step closes its steps as it would without this.
+    """
+
+    __slots__ = ("_act", "_running", "_steps")
+
+    def __init__(self, steps: Steps[T] | Coroutine[Any, Any, T], running: Running, act: Act | None) -> None:
+        self._steps = steps
+        self._running = running
+        self._act = act
+
+    def send(self, value: Any) -> Any:
+        """Take a step."""
+        running = self._running
+        outer = running.act
+        running.act = self._act
+        try:
+            return self._steps.send(value)
+        finally:
+            running.act = outer
+
+    def throw(self, *error: Any) -> Any:
+        """Take a step that begins with an error."""
+        running = self._running
+        outer = running.act
+        running.act = self._act
+        try:
+            return self._steps.throw(*error)
+        finally:
+            running.act = outer
+
+    def close(self) -> None:
+        """End."""
+        running = self._running
+        outer = running.act
+        running.act = self._act
+        try:
+            self._steps.close()
+        finally:
+            running.act = outer
+
+    def __await__(self) -> Any:
+        """Let the steps be awaited."""
+        return self
+
+    def __iter__(self) -> Any:
+        """Return the steps."""
+        return self
+
+    def __next__(self) -> Any:
+        """Take a step."""
+        return self.send(None)
 
 
 def resumed(
-    steps: Steps[T],
-    running: Running,
-    act: Act | None,
-    yielded: Any,
-    *,
-    begun: bool = True,
-    given_up: Callable[[], bool] | None = None,
+    steps: Steps[T], running: Running, act: Act | None, yielded: Any, given_up: Callable[[], bool]
 ) -> Generator[Any, Any, T]:
-    """Go on with steps of which the last yielded `yielded`.
+    """Go on with steps that have begun, of which the last yielded `yielded`.
 
     Once `given_up` says so, steps that go on waiting although they were cancelled are closed.
     """
-    error: BaseException | None = None
     while True:
-        if begun:
-            try:
-                yield yielded
-            except GeneratorExit:
-                steps.close()
-                raise
-            except BaseException as thrown:  # noqa: BLE001 - whatever it is, it is the steps' to deal with
-                error = thrown
-        begun = True
-        before = running.act
+        error: BaseException | None = None
+        try:
+            yield yielded
+        except GeneratorExit:
+            steps.close()
+            raise
+        except BaseException as thrown:  # noqa: BLE001 - whatever it is, it is the steps' to deal with
+            error = thrown
+        outer = running.act
         running.act = act
         try:
             yielded = steps.send(None) if error is None else steps.throw(error)
@@ -64,16 +108,10 @@ def resumed(
             result: T = stop.value
             return result
         finally:
-            running.act = before
-        if error is not None and given_up is not None and given_up():
+            running.act = outer
+        if error is not None and given_up():
             steps.close()
             raise error
-        error = None
-
-
-async def mark(work: Coroutine[Any, Any, T], running: Running, act: Act | None) -> T:
-    """Run a coroutine so that each of its steps is known to be the act's."""
-    return await driven(steps_of(work), running, act)
 
 
 async def mark_each(items: AsyncIterator[T], running: Running, act: Act | None) -> AsyncIterator[T]:

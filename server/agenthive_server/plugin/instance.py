@@ -22,7 +22,7 @@ from . import tasks
 from .calls import Stage
 from .cell import OPEN, Cell
 from .context import PluginContext, State, VitalsReading
-from .driving import mark
+from .driving import driven
 from .isolation import FAILURES, Guarded, guard_handler, guard_hook, guard_score
 from .metrics import PluginMetrics
 from .outside import outside
@@ -93,7 +93,7 @@ class Instance:
         opening = self.cell.act(OPEN, "open")
         context = self._context()
         self._life = asyncio.create_task(
-            mark(self._live(context, opened), self.cell.running, opening), name=f"{self.name}/open"
+            driven(self._live(context, opened), self.cell.running, opening), name=f"{self.name}/open"
         )
         try:
             waited: set[asyncio.Future[Any]] = {self._life, opened}

@@ -194,7 +194,7 @@ async def _patiently(waits: Awaitable[None], call: Call, act: Act) -> None:
     try:
         async with limit:
             cell.waits.add(limit)
-            await _Rest(resumed(steps, running, act, yielded, given_up=limit.expired))
+            await _Rest(resumed(steps, running, act, yielded, limit.expired))
     except TimeoutError:
         if limit.expired():
             raise _OutOfPatience from None

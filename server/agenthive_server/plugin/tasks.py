@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 from agenthive_server.kernel.clock import Clock
 
 from .cell import OPEN, Act, Cell, Running
-from .driving import mark
+from .driving import driven
 from .isolation import FAILURES
 from .registration import Background
 
@@ -58,7 +59,7 @@ def adopt(
         act.failures += 1
         cell.tell(act.name, f"has {len(cell.tasks)} tasks at once", off=True)
         raise RuntimeError(f"plugin {cell.name} has {len(cell.tasks)} tasks already")
-    task: asyncio.Task[Any] = asyncio.Task(mark(work, cell.running, act), loop=loop, **options)
+    task: asyncio.Task[Any] = asyncio.Task(driven(work, cell.running, act), loop=loop, **options)
     cell.tasks.add(task)
     task.add_done_callback(cell.tasks.discard)
     return task
@@ -66,15 +67,16 @@ def adopt(
 
 def spawn(act: Act, work: Coroutine[Any, Any, None], name: str) -> None:
     """Run something of a plugin in the background; what it raises is counted."""
-
-    async def guarded() -> None:
-        try:
-            await work
-        except FAILURES as error:
-            act.cell.failed(act, error)
-
+    task = adopt(act, work, asyncio.get_running_loop())
     act.calls += 1
-    adopt(act, guarded(), asyncio.get_running_loop()).set_name(f"{act.cell.name}/{name}")
+    task.set_name(f"{act.cell.name}/{name}")
+    task.add_done_callback(partial(_ended, act))
+
+
+def _ended(act: Act, task: asyncio.Task[Any]) -> None:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        act.cell.failed(act, error)
 
 
 def start_loop(background: Background, act: Act, clock: Clock) -> asyncio.Task[Any]:
