@@ -28,6 +28,14 @@ class Binding(msgspec.Struct, frozen=True, kw_only=True):
 _decoder: Final = msgspec.json.Decoder(Binding)
 
 
+def _read(raw: bytes) -> Binding | None:
+    """Return a binding from how it is stored; None for one that is damaged, which gives nobody anything."""
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
 def key_of(principal: str, namespace: str) -> str:
     """Return the key of a binding: by principal, then namespace, whatever characters are in them."""
     return f"{PREFIX}{quote(principal, safe='')[:190]}/{namespace}"
@@ -64,7 +72,7 @@ class Bindings:
         found: list[Binding] = []
         after = ""
         while page := await self._state.scan(PREFIX, after=after):
-            found += [_decoder.decode(stored.value) for stored in page]
+            found += [binding for stored in page if (binding := _read(stored.value)) is not None]
             after = page[-1].key
         return sorted(found, key=lambda binding: (binding.principal, binding.namespace))
 
@@ -76,7 +84,7 @@ class Bindings:
         def change(rows: HookState) -> Binding:
             if request.earlier(rows) is not None:
                 raw = rows.get(key)
-                return binding if raw is None else _decoder.decode(raw)
+                return (_read(raw) if raw is not None else None) or binding
             rows.put(key, msgspec.json.encode(binding))
             bump(rows)
             request.remember(rows, key, now)

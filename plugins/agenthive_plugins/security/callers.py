@@ -144,7 +144,7 @@ class Book:
         if stored is None:
             return None
         token = decode(stored.value)
-        if not hmac.compare_digest(bytes.fromhex(token.digest), digest):
+        if token is None or not hmac.compare_digest(bytes.fromhex(token.digest), digest):
             return None
         return self.learn(token, now)
 
@@ -170,8 +170,9 @@ class Book:
         while page := await self._state.scan(TOKENS, after=after):
             for stored in page:
                 token = decode(stored.value)
-                self.learn(token, now)
-                there.add(token.id)
+                if token is not None:
+                    self.learn(token, now)
+                    there.add(token.id)
             after = page[-1].key
         for token_id in self._callers.keys() - there:
             del self._callers[token_id]

@@ -131,7 +131,7 @@ class Incidents:
         found: list[Threat] = []
         after = ""
         while page := await self._state.scan(THREATS, after=after):
-            found += [_decoder.decode(stored.value) for stored in page]
+            found += [threat for stored in page if (threat := _read(stored.value)) is not None]
             after = page[-1].key
         wanted = [t for t in found if t.severity >= least and open_ in (None, not t.resolve_time)]
         return sorted(wanted, key=lambda threat: (threat.create_time, threat.id), reverse=True)
@@ -142,9 +142,9 @@ class Incidents:
 
         def change(rows: HookState) -> tuple[Threat, bool]:
             raw = rows.get(THREATS + threat_id)
-            if raw is None:
+            threat = None if raw is None else _read(raw)
+            if threat is None:
                 raise not_found("threat", threat_id)
-            threat = _decoder.decode(raw)
             repeated = request.earlier(rows) is not None
             if threat.resolve_time or repeated:
                 return threat, False
@@ -181,6 +181,13 @@ class Incidents:
             resources=(("threat_id", threat.id),),
             text=text,
         )
+
+
+def _read(raw: bytes) -> Threat | None:
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _same(threat: Threat, finding: Finding) -> bool:

@@ -164,7 +164,7 @@ class Issuing:
             await self._state.put_many({USES + name: f"{at:.0f}".encode() for name, at in used[start : start + 500]})
 
     async def _all(self) -> list[Token]:
-        return [decode(stored.value) for stored in await self._scan(TOKENS)]
+        return [token for stored in await self._scan(TOKENS) if (token := decode(stored.value)) is not None]
 
     async def _scan(self, prefix: str) -> Sequence[Stored]:
         found: list[Stored] = []
@@ -183,6 +183,7 @@ def over_since(token: Token, now: float) -> float:
 
 def _read(rows: HookState, token_id: str) -> Token:
     raw = rows.get(TOKENS + token_id)
-    if raw is None:
+    token = None if raw is None else decode(raw)
+    if token is None:
         raise not_found("token", token_id)
-    return decode(raw)
+    return token

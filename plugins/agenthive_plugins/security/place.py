@@ -18,10 +18,12 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / CHAIN
-        self._lock: IO[bytes] = (folder / LOCK).open("ab")
+        self._lock_path = folder / LOCK
+        self._lock: IO[bytes] | None = None
 
     def enter(self) -> bool:
-        """Hold the place; returns whether nobody else did, so that who held it before is gone."""
+        """Hold the place; returns whether nobody else did, so that who held it before is gone. Raises OSError."""
+        self._lock = self._lock_path.open("ab")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -33,7 +35,8 @@ class Place:
 
     def leave(self) -> None:
         """Give the place up."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def chain(self) -> str:
         """Return the name of this replica's chain; the first time, a new one."""

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Final
 
 import msgspec
+from msgspec.structs import asdict
 
 GENESIS: Final = "0" * 64
 """The previous hash of the first record of a chain."""
@@ -82,7 +83,6 @@ class Head(msgspec.Struct, frozen=True):
 
 _encoder: Final = msgspec.json.Encoder(order="sorted")
 _decoder: Final = msgspec.json.Decoder(Record)
-_ACT_FIELDS: Final = Act.__struct_fields__
 
 
 class Unreadable(Exception):
@@ -120,10 +120,10 @@ def link(chain: str, head: Head, acts: Iterable[Act], *, since: int = 0) -> list
     for act in acts:
         sequence += 1
         since = max(since, act.time)
-        fields = {name: getattr(act, name) for name in _ACT_FIELDS}
-        bare = Record(**{**fields, "time": since}, chain=chain, sequence=sequence, previous=previous)
-        previous = hash_of(bare)
-        records.append(msgspec.structs.replace(bare, hash=previous))
+        fields = asdict(act)
+        fields.update(time=since, chain=chain, sequence=sequence, previous=previous)
+        previous = sha256(_encoder.encode(Record(**fields))).hexdigest()
+        records.append(Record(**fields, hash=previous))
     return records
 
 

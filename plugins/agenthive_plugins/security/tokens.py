@@ -133,9 +133,12 @@ def encode(token: Token) -> bytes:
 _decoder: Final = msgspec.json.Decoder(Token)
 
 
-def decode(raw: bytes) -> Token:
-    """Return a token's record from how it is stored."""
-    return _decoder.decode(raw)
+def decode(raw: bytes) -> Token | None:
+    """Return a token's record from how it is stored; None for one that is damaged, which nobody can use then."""
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
 
 
 def _digits(number: int, count: int) -> str:
