@@ -21,7 +21,7 @@ from .owed import Owed
 from .ports import Chance, NewId
 from .proposals import Joining
 from .records import Key, Kind
-from .session_items import Hello, HostedAgent, LeaseRef, Link, Welcome
+from .session_items import Hello, HostedAgent, LeaseRef, Link, Stop, Welcome
 from .sessions import Session, SessionState
 
 AGENTS_AT_ONCE = 200
@@ -106,6 +106,7 @@ class SessionOpening:
             for key in opened.fenced:
                 self._fence(key)
             valid = self._valid(session, hello.leases)
+            self._stop_strays(session, hello.agents, link)
             self._owed.deliver(session, link, {lease.task_id for lease in valid})
         return Welcome(
             session_id=session.id,
@@ -236,6 +237,13 @@ class SessionOpening:
             return agent
         changed, facts = agent_transitions.update(agent, spec, now=now)
         return view.put(changed, *facts)
+
+    def _stop_strays(self, session: Session, hosted: Sequence[HostedAgent], link: Link) -> None:
+        """Let a runner that comes back stop what was given to others meanwhile, or is known to nobody any more."""
+        for entry in hosted if session.runner is not None else ():
+            agent = self._memory.agent((session.namespace, entry.agent_id))
+            if agent is None or session.id not in (agent.session_id, agent.runner_session_id):
+                link.deliver(Stop(entry.agent_id, 0.0, sleep=False, reason="it is not this runner's any more"))
 
     async def _missing(self, session: Session, there: set[str]) -> None:
         """Note the agents of a resumed session that its worker does not host any more."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from agenthive_server.kernel.agent_verbs import NewAgent
 from agenthive_server.kernel.agents import AgentSpec, AgentState
 from agenthive_server.kernel.changes import ChangeSet
 from agenthive_server.kernel.clock import ManualClock
@@ -27,7 +28,10 @@ from agenthive_server.kernel.session_items import (
     Reconnect,
     Result,
     Revoke,
+    Start,
+    Stop,
 )
+from agenthive_server.kernel.sessions import RunnerCapacity
 from agenthive_server.kernel.tasks import TaskState, Timeouts
 from agenthive_server.storage.memory import MemoryStore
 from agenthive_server.testing.faults import FaultyStore, no_fault
@@ -424,3 +428,37 @@ async def test_a_worker_that_comes_back_without_any_number_of_its_agents_is_welc
     await hive.settle()
     states = [(await hive.kernel.agents.get(NAMESPACE, name)).state for name in names]
     assert states == [AgentState.READY] + [AgentState.LOST] * 1_499
+
+
+async def test_a_runner_that_comes_back_too_late_stops_what_is_not_its_own_any_more(hive: Hive) -> None:
+    runner, spec = RunnerCapacity(drivers=("process",)), AgentSpec(driver="process")
+    await hive.kernel.agents.spawn(hive.caller(), [NewAgent(id=name, spec=spec) for name in ("moved", "kept")])
+    first = await hive.worker(hello=Hello(runner=runner))
+    await hive.advance(1)
+    await first.say(AgentReport("moved", "READY"), AgentReport("kept", "READY"))
+    await first.lose()
+    await hive.advance(60)
+    hosted = tuple(HostedAgent(agent_id=name, spec=None) for name in ("moved", "kept", "unknown"))
+    late = await hive.worker(hello=Hello(runner=runner, agents=hosted))
+    stops = [told.agent_id for told in late.link.told if isinstance(told, Stop)]
+    assert stops == ["moved", "kept", "unknown"]
+    assert not any(told.sleep for told in late.link.told if isinstance(told, Stop))
+    # What it reports of them does not touch agents that are started elsewhere; and it may be given them again.
+    refused = await late.say(AgentReport("unknown", "STOPPED"))
+    assert [each.reason for each in refused] == ["AGENT_NOT_FOUND"]
+    await hive.advance(10)
+    started = {told.agent.id for told in late.link.told if isinstance(told, Start)}
+    assert started == {"moved", "kept"}
+
+
+async def test_a_runner_that_comes_back_in_time_stops_nothing(hive: Hive) -> None:
+    runner, spec = RunnerCapacity(drivers=("process",)), AgentSpec(driver="process")
+    await hive.kernel.agents.spawn(hive.caller(), [NewAgent(id="a", spec=spec)])
+    first = await hive.worker(hello=Hello(runner=runner))
+    await hive.advance(1)
+    await first.say(AgentReport("a", "READY"))
+    await first.lose()
+    again = await hive.worker(
+        hello=Hello(session_id=first.session_id, runner=runner, agents=(HostedAgent(agent_id="a", spec=None),))
+    )
+    assert not any(isinstance(told, Stop) for told in again.link.told)
