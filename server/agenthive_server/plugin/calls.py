@@ -41,6 +41,9 @@ class Load(IntEnum):
     """None: it must answer even when the server is overloaded."""
 
 
+BRIEF_SECONDS: Final = 60.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """What is fixed about one RPC. Deadlines in seconds; zero exempts it."""
@@ -50,8 +53,14 @@ class Policy:
     default_deadline: float = 30.0
     longest_deadline: float = 3_600.0
     idempotent: bool = False
-    brief: bool = True
-    """Whether it ends soon by itself, so that a plugin that is switched off waits for those that have begun."""
+    brief: bool | None = None
+    """Whether it ends soon by itself, so that a plugin that is switched off waits for those that have begun. None:
+    unary calls are that have a minute at most when they say nothing."""
+
+    def __post_init__(self) -> None:
+        if self.brief is None:
+            soon = self.load is Load.UNARY and 0 < self.default_deadline <= BRIEF_SECONDS
+            object.__setattr__(self, "brief", soon)
 
 
 class Transport(Protocol):

@@ -18,9 +18,7 @@ _PROBE: Final = Policy(audience=Audience.ANYONE, load=Load.FREE, idempotent=True
 
 
 def _stream(audience: Audience, load: Load = Load.STREAM, *, idempotent: bool = True) -> Policy:
-    return Policy(
-        audience=audience, load=load, default_deadline=0.0, longest_deadline=0.0, idempotent=idempotent, brief=False
-    )
+    return Policy(audience=audience, load=load, default_deadline=0.0, longest_deadline=0.0, idempotent=idempotent)
 
 
 _ORCHESTRATOR: Final[dict[str, Policy]] = {
