@@ -34,6 +34,9 @@ from .roles import EVERYWHERE, NAMESPACED, Access
 from .threats import Blocks
 from .witness import Witness, host_of_call, is_local_admin
 
+_SWITCHES: Final = frozenset(
+    {"/agenthive.v1.PluginService/DisablePlugin", "/agenthive.v1.PluginService/ConfigurePlugin"}
+)
 _STREAM: Final = "/agenthive.v1.OrchestratorService/StreamEvents"
 
 
@@ -52,10 +55,11 @@ class Gate:
         witness: Witness,
         trail: Trail,
         *,
+        name: str = "security",
         reads: bool = False,
         durable: str = "admin",
     ) -> None:
-        """`reads`: whether reading is recorded. `durable`: which calls wait for their record: admin, changes, none."""
+        """`name`: the own one. `reads`: reading is recorded. `durable`: who waits for records: admin, changes, none."""
         self._now = clock.now
         self._monotonic = clock.monotonic
         self._authentication = authentication
@@ -64,6 +68,7 @@ class Gate:
         self._blocks = blocks
         self._witness = witness
         self._trail = trail
+        self._name = name
         self._reads = reads
         self._durable = durable
         # By method: whether it acts in one namespace, whether it is recorded, its kind.
@@ -123,6 +128,9 @@ class Gate:
         if recorded and self._trail.full:
             raise trail_full()
         self._enter(call, caller)
+        if call.method in _SWITCHES and call.request is not None and call.request.name == self._name:
+            # By the time that is done nobody asks this interceptor any more.
+            self._witness.begins(call, caller)
         return None if access is Access.YES else self._require_own(call, caller)
 
     def _look(self, method: str, policy: Policy) -> tuple[bool, bool, str]:

@@ -99,6 +99,7 @@ class Assembly:
             self.incidents.blocks,
             Witness(clock, self.limits, self.incidents, trail, refused=lambda why: refused.add(1, why)),
             trail,
+            name=ctx.name,
             reads=config.audit.reads,
             durable=config.audit.durable,
         )

@@ -142,6 +142,20 @@ class Witness:
             signal = Signal(kind=ThreatKind.SHARED_TOKEN, principal=who, token_id=token_id, detail=host)
             self._incidents.notice(signal, spare=is_local_admin(host, caller))
 
+    def begins(self, call: Call, caller: Caller) -> None:
+        """A call is let in that switches this plugin itself; how it ends may not be seen."""
+        act = act_of(
+            call,
+            self._trail.now(),
+            category=category_of(call.method, call.policy, call.request),
+            outcome=Ending.OK,
+            peer=host_of_call(call),
+            code="",
+            token_id=caller.token_id,
+            text="allowed; recorded before it was done, because it switches what records",
+        )
+        self._trail.note(act)
+
     def ended(self, call: Call, outcome: Outcome, caller: Caller | None) -> Act:
         """Return how a call that was let in ended, as it is to be recorded."""
         denied = outcome.code in DENIALS
