@@ -12,8 +12,10 @@ from agenthive.v1 import (
     messaging_service_pb2,
     orchestrator_service_pb2,
     plugin_service_pb2,
+    security_service_pb2,
     worker_service_pb2,
 )
+from agenthive_plugins.security.plugin import POLICIES as SECURITY
 from agenthive_server.kernel.events import EventType
 from agenthive_server.rpc.policy import POLICIES
 from agenthive_server.rpc.status import CODES
@@ -27,9 +29,14 @@ FILES = (
     messaging_service_pb2,
     blob_service_pb2,
     plugin_service_pb2,
+    security_service_pb2,
 )
+# The server's own rows, and those that plugins bring along.
+ROWS = {**POLICIES, **SECURITY}
 # What only looks. Everything else that is called with one message changes something.
-READING = ("Get", "List", "Wait", "Explain", "Stream", "Health", "Download")
+READING = (
+    "Get", "List", "Wait", "Explain", "Stream", "Health", "Download", "Query", "Verify", "Export", "Generate"
+)  # fmt: skip
 
 
 def methods() -> Iterator[MethodDescriptor]:
@@ -44,12 +51,12 @@ METHODS = [pytest.param(method, id=method.name) for method in methods()]
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_rpc_has_a_policy(method: MethodDescriptor) -> None:
-    assert f"/{method.containing_service.full_name}/{method.name}" in POLICIES
+    assert f"/{method.containing_service.full_name}/{method.name}" in ROWS
 
 
 def test_every_policy_of_ours_is_of_an_rpc() -> None:
     known = {f"/{method.containing_service.full_name}/{method.name}" for method in methods()}
-    ours = {path for path in POLICIES if path.startswith("/agenthive.")}
+    ours = {path for path in ROWS if path.startswith("/agenthive.")}
     assert ours == known
 
 
@@ -63,7 +70,7 @@ def test_every_rpc_has_messages_of_its_own(method: MethodDescriptor) -> None:
 def test_what_changes_something_takes_a_request_id(method: MethodDescriptor) -> None:
     changes = not method.client_streaming and not method.name.startswith(READING)
     assert ("request_id" in method.input_type.fields_by_name) == changes
-    assert not (changes and POLICIES[f"/{method.containing_service.full_name}/{method.name}"].load)
+    assert not (changes and ROWS[f"/{method.containing_service.full_name}/{method.name}"].load)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if str(m.id).startswith("List")])

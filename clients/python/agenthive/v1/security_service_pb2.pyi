@@ -39,7 +39,9 @@ class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType],
     """Everything, in the namespaces of the role; what concerns the whole hive only with the role in every namespace."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
-    """What a principal may do. Every RPC is for one of them, and for those above it: VIEWER, AGENT, OPERATOR, ADMIN."""
+    """What a principal may do. Every RPC is for one of them, and for those above it: VIEWER, AGENT, OPERATOR, ADMIN. Only a
+    session of `WorkerService.Connect` is for agents alone.
+    """
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
 """Never sent."""
@@ -438,7 +440,9 @@ class JoinScope(_message.Message):
     agent_id: _builtins.str
     """This agent."""
     agent_id_prefix: _builtins.str
-    """One agent, of its own choice, whose id begins so; empty is not allowed."""
+    """Agents of its own choice, at least one and at most 256, whose ids begin so and that have no credential yet. The
+    credential is then for exactly those.
+    """
     runner: _builtins.bool
     """A runner, which speaks for the agents the server places on it."""
     @_builtins.property

@@ -130,7 +130,7 @@ class SecurityServiceServicer(object):
 
     def RevokeToken(self, request, context):
         """Revokes a token, a join token or the credential of an agent; returns when that is durable, and the next call with it
-        is refused. Streams that are open already go on until they end. Revoking twice is harmless. NOT_FOUND: no such token.
+        is refused (by other replicas within some seconds). Streams that are open already go on until they end. Revoking twice is harmless. NOT_FOUND: no such token.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class SecurityServiceStub:
     """
     RevokeToken: _grpc.UnaryUnaryMultiCallable[_security_service_pb2.RevokeTokenRequest, _security_service_pb2.RevokeTokenResponse]
     """Revokes a token, a join token or the credential of an agent; returns when that is durable, and the next call with it
-    is refused. Streams that are open already go on until they end. Revoking twice is harmless. NOT_FOUND: no such token.
+    is refused (by other replicas within some seconds). Streams that are open already go on until they end. Revoking twice is harmless. NOT_FOUND: no such token.
     """
     ListTokens: _grpc.UnaryUnaryMultiCallable[_security_service_pb2.ListTokensRequest, _security_service_pb2.ListTokensResponse]
     """Lists tokens, newest first, without their secrets."""
@@ -103,7 +103,7 @@ class SecurityServiceAsyncStub(SecurityServiceStub):
     """
     RevokeToken: _aio.UnaryUnaryMultiCallable[_security_service_pb2.RevokeTokenRequest, _security_service_pb2.RevokeTokenResponse]  # type: ignore[assignment]
     """Revokes a token, a join token or the credential of an agent; returns when that is durable, and the next call with it
-    is refused. Streams that are open already go on until they end. Revoking twice is harmless. NOT_FOUND: no such token.
+    is refused (by other replicas within some seconds). Streams that are open already go on until they end. Revoking twice is harmless. NOT_FOUND: no such token.
     """
     ListTokens: _aio.UnaryUnaryMultiCallable[_security_service_pb2.ListTokensRequest, _security_service_pb2.ListTokensResponse]  # type: ignore[assignment]
     """Lists tokens, newest first, without their secrets."""
@@ -167,7 +167,7 @@ class SecurityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_security_service_pb2.RevokeTokenResponse, _abc.Awaitable[_security_service_pb2.RevokeTokenResponse]]:
         """Revokes a token, a join token or the credential of an agent; returns when that is durable, and the next call with it
-        is refused. Streams that are open already go on until they end. Revoking twice is harmless. NOT_FOUND: no such token.
+        is refused (by other replicas within some seconds). Streams that are open already go on until they end. Revoking twice is harmless. NOT_FOUND: no such token.
         """
 
     @_abc_1.abstractmethod
