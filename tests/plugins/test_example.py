@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -110,3 +111,22 @@ async def test_it_is_found_by_its_entry_point_and_keeps_its_state_over_a_restart
             assert await reports(client) == [("budget_nearly_spent", "web")]
             await client.disable_plugin("budget")
             await delegate(client, "web")
+
+
+def test_the_chain_that_is_shown_has_its_interceptor(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+    config = tmp_path / "hive.toml"
+    config.write_text('[plugins]\nenabled = ["budget"]\n[plugins.budget]\ntasks_a_day = 3\n')
+    for command, words in (
+        ("show-chain", "OBSERVE    Refusals             budget"),
+        ("check-config", '"warn_at": 0.8'),
+    ):
+        shown = subprocess.run(
+            [sys.executable, "-m", "agenthive_server", command, "--config", str(config)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert words in shown.stdout

@@ -141,6 +141,8 @@ class Standing:
             yield Sample("agenthive_plugin_handler_lag_events", (who,), handler_lag)
             yield from self.metrics.samples()
         for (kind, name), (calls, failures, seconds) in totals.items():
+            if kind == OPEN:
+                continue
             labels = (who, ("kind", kind.lower()), ("act", name))
             yield Sample("agenthive_plugin_calls_total", labels, calls)
             yield Sample("agenthive_plugin_failures_total", labels, failures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,16 @@ from agenthive.client import Client
 from agenthive.errors import FailedPrecondition, InvalidArgument, NotFound, RevisionMismatch, Unavailable
 from agenthive.v1 import plugin_service_pb2 as pb
 from agenthive.v1.orchestrator_service_pb2 import STREAM_START_EARLIEST
+from agenthive_server.kernel.changes import ChangeSet
+from agenthive_server.kernel.decide import Caller
+from agenthive_server.kernel.errors import StoreUnavailable
+from agenthive_server.kernel.records import Kind
 from agenthive_server.lifecycle import StartError
 from agenthive_server.plugin.api import (
     Background,
     Call,
+    Event,
+    EventType,
     Failure,
     Hooks,
     Outcome,
@@ -26,6 +32,7 @@ from agenthive_server.plugin.api import (
     Stage,
     Status,
 )
+from agenthive_server.testing.faults import FaultyStore, no_fault
 from agenthive_server.testing.waiting import eventually
 
 if TYPE_CHECKING:
@@ -33,6 +40,8 @@ if TYPE_CHECKING:
 
 Make = Callable[..., Registration[Any]]
 Serve = Callable[..., Any]
+
+ANYBODY = Caller(namespace="default")
 
 
 class Watch:
@@ -405,3 +414,68 @@ async def test_a_plugin_has_a_folder_a_clock_ids_and_a_view_of_the_server(
         assert await plugin_events(client) == [("plugin_reported", "p")]
         await ctx.state.put("k", b"v")
         assert (await ctx.state.get("k")).value == b"v"  # type: ignore[union-attr]  # it is there
+
+
+async def test_without_the_store_nothing_is_switched(make: Make, serve: Serve, journal: Journal) -> None:
+    async with serve(make("on"), make("off"), plugins__enabled=["on"]) as (app, _):
+        journal.lines.clear()
+        faults = FaultyStore(app.store)
+        app.committer._store = faults
+
+        async def down(group: Sequence[ChangeSet]) -> None:
+            raise StoreUnavailable("the disk is gone")
+
+        faults.before = down
+        for switch in (
+            app.plugins.enable(ANYBODY, "off"),
+            app.plugins.disable(ANYBODY, "on"),
+            app.plugins.configure(ANYBODY, "on", {"level": 2}),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await switch
+        assert [(report.name, report.state.value) for report in app.plugins.reports()] == [
+            ("off", "DISABLED"),
+            ("on", "ENABLED"),
+        ]
+        assert journal.lines == ["open off 1", "close off 1", "open on 2", "close on 2"]
+        assert app.plugins.report("on").config["level"] == 1
+
+
+async def test_handlers_begin_when_the_store_is_back(make: Make, serve: Serve) -> None:
+    seen: list[str] = []
+
+    async def handle(event: Event) -> None:
+        seen.append(event.task_id)
+
+    plugin = make("p", lambda ctx: Plugin(handlers={EventType.TASK_DELEGATED: handle}))
+    async with serve(plugin) as (app, client):
+        faults = FaultyStore(app.store)
+        app.committer._store = faults
+
+        async def no_cursors(group: Sequence[ChangeSet]) -> None:
+            if any(kind is Kind.CURSOR for changes in group for kind, _ in changes.puts):
+                raise StoreUnavailable("not now")
+
+        faults.before = no_cursors
+        await client.enable_plugin("p")
+        faults.before = no_fault
+        await eventually(lambda: "p" in app.handlers._followers)
+        await client.delegate("work", task_id="t-1", required_capabilities=["none"])
+        await eventually(lambda: seen == ["t-1"])
+
+
+async def test_plugins_are_told_of_in_the_metrics(make: Make, serve: Serve, journal: Journal) -> None:
+    seen: list[str] = []
+    async with serve(make("w-1", lambda ctx: Plugin(interceptors=(Watch(seen),)))) as (_, client):
+        for _ in range(2):
+            await client.enable_plugin("w-1")
+            journal.contexts["w-1"].metrics.counter("things").add()
+            await client.health()
+            await client.disable_plugin("w-1")
+        found = {metric.name: metric.value for metric in await client.metrics("agenthive_plugin_")}
+        # Counters never go back, whatever is switched.
+        assert found["agenthive_plugin_calls_total"] >= 4
+        assert found["agenthive_plugin_enabled"] == 0
+        await client.enable_plugin("w-1")
+        (things,) = await client.metrics("agenthive_w_1_things")
+        assert things.value == 2
