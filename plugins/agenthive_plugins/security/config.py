@@ -45,7 +45,9 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     per_principal: Count = 100
     per_method: Count = 50
     failed_logins: Count = 10
-    # By kind of call, below the limit of the principal.
+    # What a call that only reads counts as: with 0.05 twenty of them are one.
+    read_cost: Annotated[float, Meta(ge=0, le=1)] = 0.05
+    # By kind of call, below the limit of the principal; there every call is one.
     read: Count = 0
     change: Count = 0
     admin: Count = 0
@@ -59,6 +61,7 @@ class LimitSettings(Table, frozen=True, kw_only=True):
             per_principal=Rate(self.per_principal),
             per_method=Rate(self.per_method),
             failed_logins=Rate(self.failed_logins),
+            read_cost=self.read_cost,
             by_class=tuple((name, Rate(count)) for name, count in classes.items() if count),
             by_principal=tuple((name, Rate(count)) for name, count in self.principals.items()),
         )

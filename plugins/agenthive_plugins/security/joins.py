@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import msgspec
-from agenthive_server.plugin.api import HookState, Joining, KernelError, PermissionDenied, Unauthenticated
+from agenthive_server.plugin.api import HookState, Joining, KernelError, NotFound, PermissionDenied, Unauthenticated
 
 from .bindings import Bindings, bump
 from .callers import LONGEST, TOKENS, Caller
@@ -63,6 +63,9 @@ class Doorkeeper:
             token = None
         if token is not None:
             joining.principal = token.principal
+        if joining.session_id and joining.session_principal != joining.principal:
+            # Also one from before there were principals: who opened it cannot be told any more.
+            raise NotFound("no such session, or it has ended", reason="SESSION_NOT_FOUND")
         if isinstance(entry, Entry):
             entry.joined, entry.agents = joining.principal, agents
             entry.token_id = token.id if token is not None else entry.caller.token_id if entry.caller else ""

@@ -26,8 +26,8 @@ class Rate:
 class Buckets(Protocol):
     """Where buckets are kept: in this process, or shared by all replicas."""
 
-    def take(self, key: tuple[str, ...], rate: Rate, now: float) -> float:
-        """Take one; returns 0 when it was there, else how many seconds to wait, and takes nothing."""
+    def take(self, key: tuple[str, ...], rate: Rate, now: float, cost: float = 1.0) -> float:
+        """Take one, or a part of one; returns 0 when it was there, else for how long to wait, and takes nothing."""
 
     def wait(self, key: tuple[str, ...], rate: Rate, now: float) -> float:
         """Return what `take` would, and take nothing."""
@@ -50,12 +50,12 @@ class LocalBuckets:
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, key: tuple[str, ...], rate: Rate, now: float) -> float:
-        """Take one; returns 0 when it was there, else how many seconds to wait, and takes nothing."""
+    def take(self, key: tuple[str, ...], rate: Rate, now: float, cost: float = 1.0) -> float:
+        """Take one, or a part of one; returns 0 when it was there, else for how long to wait, and takes nothing."""
         if not rate.count:
             return 0.0
         full_at = self._full_at.get(key, now)
-        full_at = max(full_at, now) + rate.interval
+        full_at = max(full_at, now) + rate.interval * cost
         late = full_at - now - rate.seconds
         if late > rate.interval * _ROUNDING:
             return late
@@ -87,6 +87,8 @@ class Limits:
     per_principal: Rate = Rate(100)
     per_method: Rate = Rate(50)
     failed_logins: Rate = Rate(10)
+    # What a call that only reads counts as.
+    read_cost: float = 0.05
     by_class: tuple[tuple[str, Rate], ...] = ()
     by_principal: tuple[tuple[str, Rate], ...] = ()
 
@@ -110,15 +112,15 @@ class RateLimits:
 
     def call(self, principal: str, method: str, kind: str, now: float) -> Exceeded | None:
         """Count a call in; returns which rate it exceeds, None when none. `kind` is read, change or admin."""
-        own = self._by_principal.get(principal)
+        own, limits = self._by_principal.get(principal), self._limits
+        cost = limits.read_cost if kind == "read" else 1.0
         if own is not None:
-            return self._draw("principal", (principal,), own, now)
-        limits = self._limits
+            return self._draw("principal", (principal,), own, now, cost)
         # The method's first: a caller that hammers one method must not use up what it may do altogether.
-        exceeded = self._draw("method", (principal, method), limits.per_method, now)
+        exceeded = self._draw("method", (principal, method), limits.per_method, now, cost)
         if exceeded is None and kind in self._by_class:
             exceeded = self._draw(kind, (principal, "", kind), self._by_class[kind], now)
-        return exceeded or self._draw("principal", (principal,), limits.per_principal, now)
+        return exceeded or self._draw("principal", (principal,), limits.per_principal, now, cost)
 
     def failed_login(self, peer: str, method: str, now: float) -> None:
         """Count a login that failed."""
@@ -129,6 +131,6 @@ class RateLimits:
         wait = self._buckets.wait(("", peer, method), self._limits.failed_logins, now)
         return Exceeded("failed_logins", wait) if wait else None
 
-    def _draw(self, quota: str, key: tuple[str, ...], rate: Rate, now: float) -> Exceeded | None:
-        wait = self._buckets.take(key, rate, now)
+    def _draw(self, quota: str, key: tuple[str, ...], rate: Rate, now: float, cost: float = 1.0) -> Exceeded | None:
+        wait = self._buckets.take(key, rate, now, cost)
         return Exceeded(quota, wait) if wait else None

@@ -205,7 +205,7 @@ async def test_when_a_token_was_last_used_is_known_after_a_restart(open_secured:
 
 
 async def test_a_call_beyond_its_rate_is_told_when_to_come_back(open_secured: Any) -> None:
-    async with open_secured(limits__per_principal=100, limits__per_method=50) as secured:
+    async with open_secured(limits__per_principal=100, limits__per_method=50, limits__read_cost=1) as secured:
         token = await secured.issue("busy", pb.ROLE_VIEWER)
         results = await asyncio.gather(*(secured.call(LOOK, token=token) for _ in range(60)), return_exceptions=True)
         assert sum(isinstance(each, Exception) for each in results) in range(9, 11)

@@ -131,7 +131,7 @@ async def test_an_administrator_on_this_machine_is_never_shut_out(secured: Any) 
 
 
 async def test_who_goes_on_beyond_his_rate_is_found_and_blocked(open_secured: Any) -> None:
-    async with open_secured(limits__per_method=5, threats__excessive_rate__count=20) as secured:
+    async with open_secured(limits__per_method=5, limits__read_cost=1, threats__excessive_rate__count=20) as secured:
         token = await secured.issue("busy", pb.ROLE_VIEWER)
         codes = [(await attempt(secured, token)) for _ in range(30)]
         assert codes[:5] == ["OK"] * 5

@@ -67,12 +67,21 @@ def test_a_method_is_limited_before_the_principal_is() -> None:
     assert exceeded.quota == "method"
     assert exceeded.retry_after <= 60 / 50 + 0.01
     # What was refused did not use up what the principal may do altogether.
-    assert [rates.call("p", "/S/B", "read", 0.0) for _ in range(50)] == [None] * 50
-    exceeded = rates.call("p", "/S/C", "read", 0.0)
+    assert [rates.call("p", "/S/B", "admin", 0.0) for _ in range(50)] == [None] * 50
+    exceeded = rates.call("p", "/S/C", "change", 0.0)
     assert exceeded is not None
     assert exceeded.quota == "principal"
     assert exceeded.retry_after == pytest.approx(60 / 100)
     assert rates.call("another", "/S/A", "change", 0.0) is None
+
+
+def test_reading_counts_a_part_of_a_call() -> None:
+    rates = RateLimits(Limits(), LocalBuckets())
+    assert sum(rates.call("p", "/S/Look", "read", 0.0) is None for _ in range(2_000)) == 1_000
+    assert sum(rates.call("p", "/S/Look2", "read", 0.0) is None for _ in range(2_000)) == 1_000
+    assert rates.call("p", "/S/Look3", "read", 0.0) is not None
+    as_before = RateLimits(Limits(read_cost=1.0), LocalBuckets())
+    assert sum(as_before.call("p", "/S/Look", "read", 0.0) is None for _ in range(100)) == 50
 
 
 def test_classes_and_principals_can_have_rates_of_their_own() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from agenthive.client import Client
-from agenthive.v1 import plugin_service_pb2
+from agenthive.v1 import agent_pb2, error_pb2, orchestrator_service_pb2, plugin_service_pb2, worker_service_pb2
 from agenthive.v1 import security_service_pb2 as pb
 from agenthive_plugins.security.plugin import POLICIES, SERVICE, registration
 from agenthive_server.app import App
 from agenthive_server.plugin.api import Audience, Failure
 from agenthive_server.settings import data_dir
 from agenthive_server.testing.plugin_suite import PluginCase, PluginSuite
+from agenthive_server.testing.raw_worker import accept, hello_of, result
 from google.protobuf import json_format, struct_pb2
 
 UNLIMITED = {"limits": {"per_principal": 0, "per_method": 0}}
@@ -97,6 +98,33 @@ async def test_switched_off_and_on_it_knows_what_it_knew(secured: Any) -> None:
     # Who switched it off is in the trail; so is the time in which nothing was recorded.
     methods = [record.method.rpartition("/")[2] for record in reversed(await secured.trail())]
     assert methods.index("DisablePlugin") < methods.index("audit.ended") < methods.index("audit.began", 1)
+
+
+async def test_a_worker_from_before_it_was_on_finishes_and_does_not_come_back(secured: Any) -> None:
+    switch = plugin_service_pb2.DisablePluginRequest(name="security")
+    await secured.call("PluginService/DisablePlugin", switch)
+    async with secured.stream() as worker:
+        welcome = await worker.hello(hello_of("old"))
+        await secured.call(
+            "PluginService/EnablePlugin", plugin_service_pb2.EnablePluginRequest(name="security"), token=None
+        )
+        spec = {"type": "work", "agent_id": "old"}
+        request = orchestrator_service_pb2.DelegateTaskRequest(task_id="t", spec=spec)  # type: ignore[arg-type]
+        await secured.call("OrchestratorService/DelegateTask", request)
+        assignment = await worker.assignment()
+        assert await worker.say(accept(assignment), result(assignment)) == []
+        report = worker_service_pb2.AgentReport(agent_id="more", state=agent_pb2.AGENT_STATE_IDLE)
+        report.spec.role = "r"
+        (refused,) = await worker.say(worker_service_pb2.WorkerItem(agent_report=report))
+        assert refused.reason == error_pb2.ERROR_REASON_PERMISSION_DENIED
+        # It is nobody's, and so nobody takes it over; a join token tried on it is not used up.
+        thief = hello_of("thief", session_id=welcome.session_id)
+        thief.join_token = await secured.join_token(agent_id="thief")
+        assert (await secured.join(thief)).reason == "SESSION_NOT_FOUND"
+        thief.session_id = ""
+        assert isinstance(await secured.join(thief), worker_service_pb2.Welcome)
+    failed = await secured.join(hello_of("old", session_id=welcome.session_id))
+    assert (failed.code, failed.metadata["why"]) == ("UNAUTHENTICATED", "missing")
 
 
 async def test_settings_are_shown_with_their_defaults(secured: Any) -> None:
