@@ -25,7 +25,7 @@ from .level_methods import LevelMethods
 from .levels import TARGETS, Levels
 from .lookout import Lookout
 from .loops import Troubles, every
-from .machine import process_start, read_machine
+from .machine import process_age, process_identity, read_machine
 from .metrics import STATUS, value_of
 from .outbox import Outbox
 from .outcomes import Outcomes
@@ -99,7 +99,8 @@ class Assembly:
         )
         self._measured = metrics.gauge("measurement", ("metric",))
         self._agents = metrics.gauge("pool_agents", ("namespace", "pool"))
-        self._started = process_start()
+        self._process, age = process_identity(), process_age()
+        self._started = clock.now() - age if age is not None else None
         self._outcomes = Outcomes(self._series, self._blame, 0)
 
     def _last_sequence(self) -> int:
@@ -112,7 +113,7 @@ class Assembly:
         await self._ledger.seed(RULES, {rule.id: rule for rule in BUILT_IN_RULES})
         await self._ledger.seed(TARGETS, {target.id: target for target in BUILT_IN_TARGETS})
         last, self._outcomes.sequence = await self._keeper.load()
-        self._uptime.begin(last, self._started, self._ctx.clock.now())
+        self._uptime.begin(last, self._process, self._ctx.clock.now())
         await self._lookout.load()
         await self._outbox.load()
         await self._note_targets()
@@ -123,7 +124,8 @@ class Assembly:
         with suppress(KernelError):
             now = self._sampler.look()
             # When only the plugin is switched off, nothing is known of the time until it comes back.
-            look = LastLook(time=now, switched_off=not self._ctx.vitals().draining)
+            switched_off = not self._ctx.vitals().draining
+            look = LastLook(time=now, process=self._process, switched_off=switched_off)
             await self._keeper.flush(look, self._outcomes.sequence, all_of_it=True)
             await self._lookout.save()
 
@@ -147,7 +149,7 @@ class Assembly:
 
     async def _sample(self) -> None:
         now = self._sampler.look()
-        await self._keeper.flush(LastLook(time=now), self._outcomes.sequence)
+        await self._keeper.flush(LastLook(time=now, process=self._process), self._outcomes.sequence)
 
     async def _rules(self) -> None:
         await self._watch.rules()

@@ -6,6 +6,7 @@ None and leaves no trace in the series.
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,16 +52,25 @@ def network_mbps(before: Machine, after: Machine, seconds: float) -> float | Non
     return max(0, after.sent - before.sent) * _MEGABITS / seconds
 
 
-def process_start(proc: Path = Path("/proc")) -> float | None:
-    """Return when this process began, in seconds since 1970."""
-    import os
-
-    fields = _text(proc / "self" / "stat").rpartition(")")[2].split()
-    booted = next((line.split()[1] for line in _text(proc / "stat").splitlines() if line.startswith("btime ")), "")
+def process_age(proc: Path = Path("/proc")) -> float | None:
+    """Return for how many seconds this process has been running."""
+    uptime, ticks = _text(proc / "uptime").split()[:1], _start_ticks(proc)
     try:
-        return float(booted) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return float(uptime[0]) - int(ticks) / os.sysconf("SC_CLK_TCK")
     except (IndexError, ValueError, OSError):
         return None
+
+
+def process_identity(proc: Path = Path("/proc")) -> str:
+    """Return what tells this process from every other one, also after the machine was started again; empty: unknown."""
+    boot, ticks = _text(proc / "sys" / "kernel" / "random" / "boot_id").strip(), _start_ticks(proc)
+    return f"{boot}/{os.getpid()}/{ticks}" if boot and ticks else ""
+
+
+def _start_ticks(proc: Path) -> str:
+    # What comes after the command's name, which may hold anything: the 22nd field.
+    fields = _text(proc / "self" / "stat").rpartition(")")[2].split()
+    return fields[19] if len(fields) > 19 else ""
 
 
 def _text(path: Path) -> str:

@@ -21,9 +21,10 @@ _LATE = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class LastLook:
-    """What is stored of the last look: when it was, and whether only the plugin was switched off after it."""
+    """What is stored of the last look: when it was, by which process, and whether the plugin was switched off then."""
 
     time: float
+    process: str = ""
     switched_off: bool = False
 
 
@@ -48,12 +49,12 @@ class Uptime:
         self._late = _LATE * every
         self._last: float | None = None
 
-    def begin(self, last: LastLook | None, process_start: float | None, now: float) -> None:
-        """Take in how it was left. `process_start` is when this process began, if that is known."""
+    def begin(self, last: LastLook | None, process: str, now: float) -> None:
+        """Take in how it was left. Only another process than this one leaves time in which the server was down."""
         self._last = now
         if last is None or last.time >= now or last.switched_off:
             return
-        if process_start is None or process_start > last.time:
+        if not process or process != last.process:
             self._series.spread("down_seconds", last.time, now)
 
     def look(self, now: float, *, up: bool) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from agenthive_plugins.production.machine import Machine, cpu_percent, network_mbps, process_start, read_machine
-from agenthive_server.plugin.api import SystemClock
+from agenthive_plugins.production.machine import (
+    Machine,
+    cpu_percent,
+    network_mbps,
+    process_age,
+    process_identity,
+    read_machine,
+)
 
 STAT = "cpu  100 0 50 800 50 0 0 0 0 0\ncpu0 1 2 3\nbtime 1700000000\n"
 MEMINFO = "MemTotal:       1000 kB\nMemFree:         100 kB\nMemAvailable:    250 kB\n"
@@ -45,13 +53,21 @@ def test_between_two_readings() -> None:
 def test_what_cannot_be_read_is_nothing(tmp_path: Path, broken: str) -> None:
     (tmp_path / "stat").write_text(broken)
     assert read_machine(tmp_path / "nowhere", tmp_path) == Machine()
-    assert process_start(tmp_path) is None
+    assert process_age(tmp_path) is None
+    assert process_identity(tmp_path) == ""
 
 
 def test_this_machine_and_this_process() -> None:
     found = read_machine(Path("/"))
     assert found.busy is not None
     assert found.memory_percent is not None
-    started = process_start()
-    assert started is not None
-    assert 0 <= SystemClock().now() - started < 86_400
+    age = process_age()
+    assert age is not None
+    assert 0 <= age < 86_400
+    assert process_identity() == process_identity() != ""
+
+
+def test_another_process_is_another_one() -> None:
+    program = "from agenthive_plugins.production.machine import process_identity as p; print(p())"
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() not in ("", process_identity())

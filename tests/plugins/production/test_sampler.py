@@ -24,7 +24,7 @@ class Story:
         self.series, self.blame = SeriesSet(START), Blame()
         self.calls = Calls(self.clock.monotonic)
         self.uptime = Uptime(self.series, 10.0)
-        self.uptime.begin(None, None, START)
+        self.uptime.begin(None, "me", START)
         self.vitals = VitalsReading(time=START)
         self.machine = Machine(busy=0, ticks=0, memory_percent=40.0, disk_percent=70.0, sent=0)
         self.sampler = Sampler(

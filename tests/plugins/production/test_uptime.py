@@ -26,7 +26,7 @@ class Story:
 
 def test_looks_in_time_are_up_time() -> None:
     story = Story()
-    story.uptime.begin(None, None, START)
+    story.uptime.begin(None, "me", START)
     for n in range(1, 7):
         story.uptime.look(START + 10 * n, up=True)
     assert story.seconds() == (60.0, 0.0)
@@ -34,7 +34,7 @@ def test_looks_in_time_are_up_time() -> None:
 
 def test_a_store_that_is_away_is_down_time() -> None:
     story = Story()
-    story.uptime.begin(None, None, START)
+    story.uptime.begin(None, "me", START)
     story.uptime.look(START + 10, up=False)
     story.uptime.look(START + 20, up=True)
     assert story.seconds() == (10.0, 10.0)
@@ -42,35 +42,41 @@ def test_a_store_that_is_away_is_down_time() -> None:
 
 def test_a_process_that_got_round_to_nothing_was_down() -> None:
     story = Story()
-    story.uptime.begin(None, None, START)
+    story.uptime.begin(None, "me", START)
     story.uptime.look(START + 100, up=True)
     assert story.seconds() == (0.0, 100.0)
 
 
 def test_the_time_between_two_processes_is_down_time() -> None:
     story = Story()
-    story.uptime.begin(LastLook(time=START - 500), START - 3, START)
+    story.uptime.begin(LastLook(time=START - 500, process="another"), "me", START)
+    assert story.seconds() == (0.0, 500.0)
+
+
+def test_a_process_that_cannot_be_told_is_another_one() -> None:
+    story = Story()
+    story.uptime.begin(LastLook(time=START - 500), "", START)
     assert story.seconds() == (0.0, 500.0)
 
 
 @pytest.mark.parametrize(
-    ("last", "started"),
+    "last",
     [
-        (LastLook(time=START - 500, switched_off=True), START - 3),  # The plugin was off: nobody knows.
-        (LastLook(time=START - 500), START - 9_000),  # The same process: only the plugin was away.
-        (LastLook(time=START + 500), START - 3),  # The clock went back.
-        (None, START - 3),
+        LastLook(time=START - 500, process="another", switched_off=True),  # The plugin was off: nobody knows.
+        LastLook(time=START - 500, process="me"),  # The same process: only the plugin was away.
+        LastLook(time=START + 500, process="another"),  # The clock went back.
+        None,
     ],
 )
-def test_what_nobody_knows_does_not_count(last: LastLook | None, started: float) -> None:
+def test_what_nobody_knows_does_not_count(last: LastLook | None) -> None:
     story = Story()
-    story.uptime.begin(last, started, START)
+    story.uptime.begin(last, "me", START)
     assert story.seconds() == (0.0, 0.0)
 
 
 def test_a_clock_that_goes_back_counts_nothing_twice() -> None:
     story = Story()
-    story.uptime.begin(None, None, START)
+    story.uptime.begin(None, "me", START)
     story.uptime.look(START - 50, up=True)
     story.uptime.look(START - 40, up=True)
     assert story.seconds() == (10.0, 0.0)
