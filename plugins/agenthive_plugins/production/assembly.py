@@ -96,6 +96,7 @@ class Assembly:
             every=config.backup_interval_hours * _HOUR,
             keep=config.backup_retention_days * 24 * _HOUR,
             last_sequence=self._last_sequence,
+            prepare=self._sample,
         )
         self._measured = metrics.gauge("measurement", ("metric",))
         self._agents = metrics.gauge("pool_agents", ("namespace", "pool"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -104,7 +104,9 @@ class Recovery:
         every: float,
         keep: float,
         last_sequence: Callable[[], int],
+        prepare: Callable[[], Awaitable[None]],
     ) -> None:
+        """`prepare` brings into the store what should be in a backup."""
         self._verbs = verbs
         self._ledger = ledger
         self._desk = desk
@@ -114,6 +116,7 @@ class Recovery:
         self._every = every
         self._keep = keep
         self._last_sequence = last_sequence
+        self._prepare = prepare
         self._lock = asyncio.Lock()
 
     # What there is --------------------------------------------------------------------------------------------------
@@ -154,6 +157,7 @@ class Recovery:
         stamp = datetime.fromtimestamp(self._clock.now(), UTC).strftime("%Y%m%dT%H%M%SZ")
         name = f"{stamp}-{self._new_id()[-8:]}"
         note = BackupNote(made_here=True)
+        await self._prepare()
         try:
             report = await self._verbs.create_backup(self._folder / name)
         except KernelError as error:

@@ -285,6 +285,11 @@ async def test_a_hive_whose_data_are_gone_comes_back_from_a_backup(
         await hive.client.spawn(spec=process("echo", "done"), agent_id="good")
         names = await delegate(hive, "kept", 5)
         assert set(await ended(hive, names)) == {task_pb2.TASK_STATE_SUCCEEDED}
+
+        async def counted() -> bool:
+            return (await hive.report("task_completion_rate")).total == 5
+
+        await eventually(counted, limit=LIMIT)
         made = (await hive.production.CreateBackup(pb.CreateBackupRequest())).backup
         (gone,) = await delegate(hive, "gone", 1)
         await ended(hive, [gone])
