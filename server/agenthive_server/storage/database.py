@@ -47,6 +47,7 @@ class Database:
         self._synchronous = synchronous
         self._sqlite = connect
         self._lock: int | None = None
+        self._index: int | None = None
 
     def claim(self) -> None:
         """Lock the file for this process, make it if need be, and bring it to this version's tables.
@@ -63,7 +64,8 @@ class Database:
             raise StoreUnusable(f"{self.path} {known or f'cannot be opened: {sentence(error)}'}") from error
 
     def release(self) -> None:
-        """Let another process have the file."""
+        """Let another process have the file. No connection may be open any more."""
+        self._close_index()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -88,12 +90,26 @@ class Database:
     def wal_is_long(self) -> bool:
         """Return whether the write-ahead log should be written back."""
         try:
-            with open(f"{self.path}-shm", "rb", buffering=0) as index:
-                index.seek(_MX_FRAME)
-                frames = int.from_bytes(index.read(4), sys.byteorder)
+            frames = int.from_bytes(os.pread(self._open_index(), 4, _MX_FRAME), sys.byteorder)
         except OSError:
             return False
         return frames * _FRAME > WAL_LONG
+
+    def _open_index(self) -> int:
+        """Return a descriptor of the log's index, kept open: closing one of a file gives up all locks of this process
+        on it (POSIX), those by which SQLite tells other programs that it is there too.
+        """
+        if self._index is not None and os.fstat(self._index).st_nlink == 0:
+            # The last connection took the file away; whatever has its name now is another.
+            self._close_index()
+        if self._index is None:
+            self._index = os.open(f"{self.path}-shm", os.O_RDONLY)
+        return self._index
+
+    def _close_index(self) -> None:
+        if self._index is not None:
+            os.close(self._index)
+            self._index = None
 
     def _take_lock(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
