@@ -15,6 +15,7 @@ from agenthive_server.kernel.ports import BlobInfo
 
 from . import statements
 from .beside import Recorder
+from .chunks import in_chunks
 from .lane import Lane
 from .memory import BLOB_CHUNK, blob_not_found
 from .transaction import transaction
@@ -98,18 +99,6 @@ class Blobs:
 def _steps(chunks: int) -> list[int]:
     """Return the bounds in which so many chunks are removed, some at a time, for commits wait meanwhile."""
     return [*range(_CHUNKS_AT_ONCE, chunks, _CHUNKS_AT_ONCE), chunks]
-
-
-async def in_chunks(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield the same bytes in chunks of just `BLOB_CHUNK`, the last one aside."""
-    gathered = bytearray()
-    async for piece in pieces:
-        gathered += piece
-        while len(gathered) >= BLOB_CHUNK:
-            yield bytes(gathered[:BLOB_CHUNK])
-            del gathered[:BLOB_CHUNK]
-    if gathered:
-        yield bytes(gathered)
 
 
 def find(db: sqlite3.Connection, namespace: str, blob_id: str) -> tuple[BlobInfo, str] | None:

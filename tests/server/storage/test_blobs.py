@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from agenthive_server.kernel.ports import BlobInfo
-from agenthive_server.storage.blobs import in_chunks
+from agenthive_server.storage.chunks import in_chunks
 from agenthive_server.storage.memory import BLOB_CHUNK
 from agenthive_server.storage.sqlite import SqliteStore
 

@@ -1,0 +1,153 @@
+"""What a database must be like, and how it becomes so: checked, and made or migrated by whoever comes first."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from agenthive_server.kernel.ports import StoreUnusable
+from agenthive_server.storage.schema import REVISION, metadata
+
+from . import statements
+from .dial import Connection, named_schema, shown
+from .failures import FAILURES, sentence
+
+OLDEST_VERSION: Final = 13
+"""The first major version that tells what became of a transaction by an id that is never used again."""
+
+LOCK: Final = 0x6167656E74686976
+"""The advisory lock under which tables are made and changed: `agenthiv`."""
+
+_PATIENTLY: Final = (
+    "SET LOCAL statement_timeout = '10min'; SET LOCAL idle_in_transaction_session_timeout = '5min';"
+    f" SELECT pg_advisory_xact_lock({LOCK})"
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Database:
+    """A database by its URL. `connect` makes a connection to it, or raises what the driver raises."""
+
+    def __init__(self, url: str, connect: Callable[[], Awaitable[Connection]]) -> None:
+        self._url = url
+        self._connect = connect
+
+    async def prepare(self) -> dict[str, str]:
+        """Make or migrate the tables, once, whoever else does so now; raises `StoreUnusable` with a sentence.
+
+        Returns what sessions must set for commits to be durable.
+        """
+        try:
+            db = await self._connect()
+        except (*FAILURES, ValueError) as error:
+            raise self._unusable(f"cannot be opened: {_told(error)}") from error
+        try:
+            needed = await self._require_fit(db)
+            await self._make_schema(db)
+            if await self._revision(db) not in _FITTING:
+                await self._make(db)
+            return needed
+        except FAILURES as error:
+            raise self._unusable(f"cannot be prepared: {sentence(error)}") from error
+        finally:
+            db.terminate()
+
+    def _unusable(self, why: str) -> StoreUnusable:
+        return StoreUnusable(f"{shown(self._url)} {why}")
+
+    async def _require_fit(self, db: Connection) -> dict[str, str]:
+        version = int(db.get_server_version()[0])
+        if version < OLDEST_VERSION:
+            raise self._unusable(f"is PostgreSQL {version}; {OLDEST_VERSION} or newer is needed")
+        row = await db.fetchrow(statements.FITNESS)
+        assert row is not None
+        encoding, standby, fsync, synchronous = row
+        if encoding != "UTF8":
+            raise self._unusable(f"keeps texts as {encoding}; a database with encoding UTF8 is needed")
+        if standby:
+            raise self._unusable("is a standby, which cannot be written; name the primary")
+        if fsync == "off":
+            _log.warning("database_not_durable", extra={"fsync": fsync, "database": shown(self._url)})
+        return {"synchronous_commit": "on"} if synchronous == "off" else {}
+
+    async def _make_schema(self, db: Connection) -> None:
+        schema = named_schema(self._url)
+        if schema:
+            await db.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema.replace(chr(34), chr(34) * 2)}"')
+
+    async def _revision(self, db: Connection) -> str:
+        """Return at which migration the tables stand, empty when there are none. Raises `StoreUnusable` for others."""
+        row = await db.fetchrow(statements.TABLES_HERE, ["alembic_version", *metadata.tables])
+        schema, names = row if row is not None else (None, [])
+        if schema is None:
+            raise self._unusable("has no schema to use: its search_path names none that is there")
+        if not names:
+            return ""
+        if not {"alembic_version", "meta", "event", "blob_chunk"}.issubset(names):
+            raise self._unusable(
+                f"has tables of another program in schema {schema}; give Agent Hive a schema or database"
+            )
+        found = await db.fetchrow(statements.REVISION_HERE)
+        revision = str(found[0]) if found is not None else "unknown"
+        if revision not in _FITTING and not revision < REVISION:
+            raise self._unusable(f"was used by a newer version of Agent Hive (its tables are at {revision})")
+        return revision
+
+    async def _make(self, db: Connection) -> None:
+        async with db.transaction():
+            await db.execute(_PATIENTLY)
+            # Somebody may have been here since.
+            revision = await self._revision(db)
+            if revision == "":
+                await db.execute("; ".join(statements.create_all()))
+                await db.execute(statements.INSERT_META, 1, uuid4().hex, 0, 0.0, 0)
+        if revision and revision not in _FITTING:
+            await migrate(self._url, self._connect)
+
+
+_FITTING: Final = frozenset({REVISION, f"{int(REVISION) + 1:04d}"})
+"""Migrations with which this version works: its own, and the next, which only adds to it."""
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, ValueError) and not isinstance(error, OSError):
+        # What a URL cannot be parsed for may be a part of the password.
+        return "its URL cannot be understood; expected postgresql://USER@HOST:PORT/DATABASE"
+    return sentence(error)
+
+
+async def migrate(url: str, connect: Callable[[], Awaitable[Connection]]) -> None:
+    """Bring the tables to this version; does nothing when they are there already. Raises `StoreUnusable`."""
+    # Imported here: a start with tables that are as they should be does without.
+    import sqlalchemy
+    from alembic import command, util
+    from alembic.config import Config
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
+
+    from agenthive_server.storage import migrations
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+
+    def upgrade(connection: sqlalchemy.Connection) -> None:
+        for statement in _PATIENTLY.split(";"):
+            connection.exec_driver_sql(statement)
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        connection.commit()
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(upgrade)
+    except util.CommandError as error:
+        raise StoreUnusable(f"{shown(url)} was used by a newer version of Agent Hive: {error}") from error
+    except (sqlalchemy.exc.SQLAlchemyError, *FAILURES) as error:
+        raise StoreUnusable(f"{shown(url)} cannot be migrated: {sentence(error)}") from error
+    finally:
+        await engine.dispose()
