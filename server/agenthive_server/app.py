@@ -131,8 +131,10 @@ class App:
         self.kernel.reaper.release = self.handlers.release
         self.edge = Edge(self.adapter, self.switch, self.board, self.kernel.hooks, always_on)
         self.plugins = self._plugin_host(discover() if registry is None else registry)
-        self.vitals.add(self.plugins.probe)
-        self.metrics = Metrics(self.vitals.metrics, self.built_in.metrics, self.plugins.metrics, process_metrics)
+        self.vitals.add(self.plugins.overview.probe)
+        self.metrics = Metrics(
+            self.vitals.metrics, self.built_in.metrics, self.plugins.overview.metrics, process_metrics
+        )
         if self.archive is not None:
             self.vitals.add(self.archive.probe)
             self.metrics.add(self.archive.metrics)
@@ -241,7 +243,7 @@ class App:
     def _listen(self) -> Server:
         self.edge.plug(())
         add_services(self.adapter, self._services(), self.board)
-        self.edge.announce(self.plugins.services())
+        self.edge.announce(self.plugins.overview.services())
         return self.front.listen(self.adapter)
 
     def _services(self) -> Services:

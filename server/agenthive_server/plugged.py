@@ -12,8 +12,9 @@ from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.plugin.cell import Bounds
 from agenthive_server.plugin.configuration import configured
 from agenthive_server.plugin.configuration import shown as shown_config
-from agenthive_server.plugin.host import First, PluginHost
+from agenthive_server.plugin.host import PluginHost
 from agenthive_server.plugin.instance import Server
+from agenthive_server.plugin.overview import First
 from agenthive_server.plugin.rack import Dispatch, Patience, Socket
 from agenthive_server.plugin.registry import Registry
 from agenthive_server.plugin.wanted import WantedSet

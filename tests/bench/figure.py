@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 
 
@@ -21,8 +20,3 @@ class Figure:
     def holds(self) -> bool:
         """Whether the bound holds."""
         return self.value >= self.must if self.at_least else self.value <= self.must
-
-
-def median(values: list[float]) -> float:
-    """Return the median."""
-    return statistics.median(values)

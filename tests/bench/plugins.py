@@ -19,7 +19,7 @@ from pathlib import Path
 from agenthive.client import Client
 from agenthive.v1.plugin_service_pb2 import PLUGIN_STATE_FAILED
 
-from tests.bench.figure import Figure, median
+from tests.bench.figure import Figure
 from tests.bench.side_by_side import ROOT, Process, hive, load
 
 ROUNDS = 7
@@ -43,17 +43,18 @@ def plugins() -> Iterator[Figure]:
 def _ten_beside_none() -> Iterator[Figure]:
     from tests.bench.plugin_fleet import NAMES
 
-    ratios: list[float] = []
-    texts: list[str] = []
+    costs: dict[str, list[float]] = {}
     with _found() as env, hive(env=env) as bare, hive(env={**env, **_enabled(NAMES)}) as full:
         for server in (bare, full):
             load("delegate", server, 1.0, 16)
         for turn in range(ROUNDS):
             pair = (bare, full) if turn % 2 else (full, bare)
-            cost = {server.target: load("delegate", server, SECONDS, 64)["cpu"] for server in pair}
-            ratios.append(cost[full.target] / cost[bare.target])
-            texts.append(f"{cost[full.target] * 1e6:.0f} us with, {cost[bare.target] * 1e6:.0f} us without")
-    yield Figure("ten plugins: server CPU per task, x none", median(ratios), 1.05, 1.03, False, " | ".join(texts))
+            for server in pair:
+                costs.setdefault(server.target, []).append(load("delegate", server, SECONDS, 64)["cpu"])
+        # The best of each: other work on the machine makes the processor's time longer, never shorter.
+        cost, base = min(costs[full.target]), min(costs[bare.target])
+    text = f"{cost * 1e6:.0f} us with, {base * 1e6:.0f} us without"
+    yield Figure("ten plugins: server CPU per task, x none", cost / base, 1.05, 1.03, False, text)
 
 
 def _offenders() -> Iterator[Figure]:

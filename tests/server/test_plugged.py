@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import pytest
 from agenthive_server.plugged import bounds, first_states, for_looking, patience, shown_settings
 from agenthive_server.plugin.api import SECRET, Config, Plugin, PluginContext, Registration
-from agenthive_server.plugin.host import First
+from agenthive_server.plugin.overview import First
 from agenthive_server.plugin.registry import Broken, Registry
 from agenthive_server.settings import SettingsError, load
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
 from agenthive_server.kernel.decide import Caller
-from agenthive_server.kernel.errors import KernelError, NotFound, Refused
+from agenthive_server.kernel.errors import KernelError, Refused
 from agenthive_server.kernel.events import EventType
-from agenthive_server.kernel.health import Reading, Status
-from agenthive_server.telemetry import Sample
 
 from .cell import Bounds
 from .configuration import Raw, configured, with_secrets
 from .instance import Instance, Server
+from .overview import First, Overview, cannot
 from .rack import Dispatch, Patience, Rack, Socket
 from .registration import Failure
 from .registry import Registry, conflict
@@ -34,15 +32,6 @@ T = TypeVar("T")
 
 LAST_SWITCH: Final = 10.0
 """Seconds a switch under way may take when the server stops."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class First:
-    """What the settings file says of a plugin: how it is until someone switches it."""
-
-    enabled: bool = False
-    required: bool = False
-    config: Raw = field(default_factory=dict)
 
 
 class PluginHost:
@@ -77,7 +66,7 @@ class PluginHost:
             failed=self._troubles.failed,
             blocked=self._troubles.blocked,
         )
-        self._dispatch = dispatch
+        self.overview = Overview(registry, first, self._rack)
         self._lock = asyncio.Lock()
         self._work: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -150,7 +139,7 @@ class PluginHost:
 
     async def enable(self, caller: Caller, name: str) -> PluginReport:
         """Switch a plugin on, for good. Raises `NotFound`, `Refused` (PLUGIN_CONFLICT, PLUGIN_CANNOT_OPEN)."""
-        standing = self._standing(name)
+        standing = self.overview.standing(name)
         return await asyncio.shield(self._keep(lambda: self._enable(caller, standing)))
 
     async def _enable(self, caller: Caller, standing: Standing) -> PluginReport:
@@ -158,7 +147,7 @@ class PluginHost:
         if standing.on:
             if not standing.wish.enabled:
                 standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_ENABLED)
-            return self._report(standing)
+            return self.overview.of(standing)
         self.registry.check_on(name, self._rack.on())
         instance = await self._rack.opened(standing, wish.config)
         try:
@@ -172,17 +161,17 @@ class PluginHost:
         else:
             # This call was made before, and another has come since.
             await self._rack.closed(standing, instance, 0.0)
-        return self._report(standing)
+        return self.overview.of(standing)
 
     async def disable(self, caller: Caller, name: str) -> PluginReport:
         """Switch a plugin off, for good. Raises `NotFound`, `Refused` (PLUGIN_CONFLICT)."""
-        standing = self._standing(name)
+        standing = self.overview.standing(name)
         return await asyncio.shield(self._keep(lambda: self._disable(caller, standing)))
 
     async def _disable(self, caller: Caller, standing: Standing) -> PluginReport:
         name = standing.name
         if not standing.on and not standing.wish.enabled:
-            return self._report(standing)
+            return self.overview.of(standing)
         self.registry.check_off(name, self._rack.on())
         if standing.required:
             raise conflict(name, f"the settings of the server require plugin {name}")
@@ -193,14 +182,14 @@ class PluginHost:
         if not standing.wish.enabled:
             instance = self._rack.take_out(standing, State.DISABLED, "")
             await self._rack.put_away(standing, instance, self._rack.patience.grace)
-        return self._report(standing)
+        return self.overview.of(standing)
 
     async def configure(self, caller: Caller, name: str, raw: Raw, revision: int = 0) -> PluginReport:
         """Change the settings of a plugin, for good; with `revision` only if that is the present one.
 
         Raises `NotFound`, `BadRequest`, `Conflict`, `Refused` (PLUGIN_CANNOT_OPEN).
         """
-        standing = self._standing(name)
+        standing = self.overview.standing(name)
         return await asyncio.shield(self._keep(lambda: self._configure(caller, standing, raw, revision)))
 
     async def _configure(self, caller: Caller, standing: Standing, raw: Raw, revision: int) -> PluginReport:
@@ -222,7 +211,7 @@ class PluginHost:
             await rack.replace(standing, new)
             if standing.registration.overlaps:
                 await rack.closed(standing, old, rack.patience.grace)
-        return self._report(standing)
+        return self.overview.of(standing)
 
     async def _renewed(self, standing: Standing, old: Instance, raw: Raw) -> Instance:
         """Return an instance with other settings. Where two must not overlap, the old one is closed before."""
@@ -277,14 +266,6 @@ class PluginHost:
 
     # What it says ---------------------------------------------------------------------------------------------------
 
-    def _standing(self, name: str) -> Standing:
-        standing = self._rack.standings.get(name)
-        if standing is not None:
-            return standing
-        if name in self.registry.broken:
-            raise cannot(name, self.registry.broken[name])
-        raise NotFound(f"no plugin {name!r} is installed", reason="PLUGIN_NOT_FOUND", metadata={"name": name})
-
     @property
     def protected(self) -> bool:
         """Whether a plugin is on that lets no call through without credentials."""
@@ -298,49 +279,10 @@ class PluginHost:
                 return await instance.plugin.join_token()
         return ""
 
-    def services(self) -> dict[str, str]:
-        """Return the services plugins bring, on or off, each with the plugin's name."""
-        return {service: registration.name for registration in self.registry for service in registration.services}
-
     def report(self, name: str) -> PluginReport:
         """Return one plugin as operators see it. Raises `NotFound`."""
-        why = self.registry.broken.get(name)
-        return _broken(name, why) if why is not None else self._report(self._standing(name))
+        return self.overview.report(name)
 
     def reports(self) -> list[PluginReport]:
         """Return all plugins that are installed, by name."""
-        found = [self._report(standing) for standing in self._rack.standings.values()]
-        found += [_broken(name, why) for name, why in self.registry.broken.items()]
-        return sorted(found, key=lambda report: report.name)
-
-    def _report(self, standing: Standing) -> PluginReport:
-        return standing.report(self._dispatch.lag(standing.name))
-
-    def probe(self) -> list[tuple[str, Reading]]:
-        """Return a reading for each plugin that is on, or should be."""
-        readings = []
-        for name, standing in self._rack.standings.items():
-            reading = standing.reading()
-            if reading is not None:
-                failing = self._dispatch.failing(name) if standing.on else ""
-                if failing and reading.status is Status.OK:
-                    reading = Reading(Status.DEGRADED, failing)
-                readings.append((f"plugin/{name}", reading))
-        for name, why in self.registry.broken.items():
-            if self._first.get(name, First()).enabled:
-                readings.append((f"plugin/{name}", Reading(Status.DEGRADED, why)))
-        return readings
-
-    def metrics(self) -> Iterator[Sample]:
-        """Yield what plugins cost, and what they measure themselves."""
-        for name, standing in self._rack.standings.items():
-            yield from standing.samples(self._dispatch.lag(name))
-
-
-def cannot(name: str, why: str) -> Refused:
-    """Return the error for a plugin that cannot be used."""
-    return Refused(f"plugin {name} cannot be used: {why}", reason="PLUGIN_CANNOT_OPEN", metadata={"plugin": name})
-
-
-def _broken(name: str, why: str) -> PluginReport:
-    return PluginReport(name=name, state=State.FAILED, reason=why)
+        return self.overview.reports()

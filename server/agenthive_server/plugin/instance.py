@@ -23,9 +23,10 @@ from .calls import Stage
 from .cell import OPEN, Cell
 from .context import PluginContext, State, VitalsReading
 from .driving import driven
-from .isolation import FAILURES, Guarded, guard_handler, guard_hook, guard_score
+from .isolation import Guarded, guard_handler, guard_hook, guard_score
 from .metrics import PluginMetrics
 from .outside import outside
+from .patience import FAILURES
 from .ports import Verbs
 from .registration import Gap, Handler, Hooks, Plugin, Registration
 from .services import GuardedMethods, check_services

@@ -12,7 +12,7 @@ from agenthive_server.kernel.clock import Clock
 
 from .cell import OPEN, Act, Cell, Running
 from .driving import driven
-from .isolation import FAILURES
+from .patience import FAILURES
 from .registration import Background
 
 REST: Final = 1.0

@@ -89,9 +89,7 @@ class Switch:
 
 def describe(chain: Chain) -> list[tuple[str, str, str]]:
     """Return stage, name and source of each interceptor, outermost first, for `agenthived show-chain`."""
-    return [
-        (Stage(entry.interceptor.stage).name, _name(entry.interceptor), entry.source) for entry in chain.entries
-    ]
+    return [(Stage(entry.interceptor.stage).name, _name(entry.interceptor), entry.source) for entry in chain.entries]
 
 
 def _name(interceptor: Interceptor) -> str:

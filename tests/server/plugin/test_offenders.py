@@ -277,7 +277,7 @@ async def test_a_closed_one_that_fails_lets_nothing_through_and_stays(
             assert "plugin offender" in str(error.details())
         assert app.kernel.pool.queued == 0
         assert app.plugins.report("offender").state.value == "ENABLED"
-        reading = dict(app.plugins.probe())["plugin/offender"]
+        reading = dict(app.plugins.overview.probe())["plugin/offender"]
         assert "refused" in reading.reason
 
 

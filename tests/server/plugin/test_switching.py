@@ -25,6 +25,7 @@ from agenthive_server.plugin.api import (
 )
 from agenthive_server.plugin.cell import Cell
 from agenthive_server.plugin.instance import Instance
+from agenthive_server.testing.waiting import eventually
 
 if TYPE_CHECKING:
     from tests.server.plugin.conftest import Journal, Knobs
@@ -152,8 +153,8 @@ async def test_switched_two_hundred_times_under_load_no_call_fails_and_nothing_i
         before_more = left_over(app)
         await switch(client, "first", 20)
         journal.contexts.clear()
-        more = left_over(app)
-        assert more == before_more
+        # Other parts of the server have a task now and then: what is left behind by a switch would stay.
+        await eventually(lambda: left_over(app) == before_more, what="nothing is left")
 
 
 async def switch(client: Client, name: str, times: int) -> None:
