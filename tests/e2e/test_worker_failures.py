@@ -7,6 +7,7 @@ import signal
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -240,7 +241,7 @@ async def test_a_worker_that_repeats_its_tail_changes_nothing_twice(tmp_path: Pa
 
 
 async def test_a_worker_that_never_answers_assignments_loses_its_session_after_three(tmp_path: Path) -> None:
-    settings = {"limits__accept_timeout_seconds": 0.3, "limits__heartbeat_interval_seconds": 5.0}
+    settings: dict[str, Any] = {"limits__accept_timeout_seconds": 0.3, "limits__heartbeat_interval_seconds": 5.0}
     async with open_served(tmp_path / "data", **settings) as (app, client):
         task = await client.delegate("any")
         async with open_raw(f"127.0.0.1:{app.port}", hello_of("mute")) as worker:
@@ -253,7 +254,7 @@ async def test_a_worker_that_never_answers_assignments_loses_its_session_after_t
 
 
 async def test_a_silent_session_is_told_to_connect_again_and_keeps_its_leases(tmp_path: Path) -> None:
-    settings = {"limits__heartbeat_interval_seconds": 0.3, "limits__reconnect_grace_seconds": 10.0}
+    settings: dict[str, Any] = {"limits__heartbeat_interval_seconds": 0.3, "limits__reconnect_grace_seconds": 10.0}
     async with open_served(tmp_path / "data", **settings) as (app, client):
         target = f"127.0.0.1:{app.port}"
         await client.delegate("any")

@@ -36,7 +36,7 @@ def test_settings_of_plugins_are_checked_and_their_secrets_not_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "hive.toml"
-    path.write_text('[plugins.gone]\nlevel = 1\n')
+    path.write_text("[plugins.gone]\nlevel = 1\n")
     assert main(["check-config", "--config", str(path)]) == 1
     assert "plugins.gone: no such plugin is installed" in capsys.readouterr().err
     assert main(["show-chain", "--config", str(path)]) == 1
