@@ -12,9 +12,11 @@ from agenthive.v1 import (
     messaging_service_pb2,
     orchestrator_service_pb2,
     plugin_service_pb2,
+    production_service_pb2,
     security_service_pb2,
     worker_service_pb2,
 )
+from agenthive_plugins.production.plugin import POLICIES as PRODUCTION
 from agenthive_plugins.security.plugin import POLICIES as SECURITY
 from agenthive_server.kernel.events import EventType
 from agenthive_server.rpc.policy import POLICIES
@@ -29,13 +31,14 @@ FILES = (
     messaging_service_pb2,
     blob_service_pb2,
     plugin_service_pb2,
+    production_service_pb2,
     security_service_pb2,
 )
 # The server's own rows, and those that plugins bring along.
-ROWS = {**POLICIES, **SECURITY}
+ROWS = {**POLICIES, **PRODUCTION, **SECURITY}
 # What only looks. Everything else that is called with one message changes something.
 READING = (
-    "Get", "List", "Wait", "Explain", "Stream", "Health", "Download", "Query", "Verify", "Export", "Generate"
+    "Get", "List", "Wait", "Explain", "Stream", "Health", "Download", "Query", "Verify", "Export", "Generate", "Check"
 )  # fmt: skip
 
 

@@ -16,9 +16,10 @@ _LOOK: Final = Policy(audience=Audience.VIEWER, idempotent=True)
 _ACT: Final = Policy(audience=Audience.OPERATOR)
 # These take as long as the store is large, and may be called with a deadline to match.
 _COPY: Final = Policy(audience=Audience.OPERATOR, default_deadline=600.0, longest_deadline=86_400.0)
+_READ: Final = Policy(audience=Audience.OPERATOR, default_deadline=600.0, longest_deadline=86_400.0, idempotent=True)
 _RESTORE: Final = Policy(audience=Audience.ADMIN, default_deadline=3_600.0, longest_deadline=86_400.0)
 
-POLICIES: Final[dict[str, Policy]] = {
+_ROWS: Final[dict[str, Policy]] = {
     "GetProductionStatus": _LOOK,
     "CreateAlertRule": _ACT,
     "GetAlertRule": _LOOK,
@@ -42,13 +43,15 @@ POLICIES: Final[dict[str, Policy]] = {
     "TriggerAutoScaling": _ACT,
     "CreateBackup": _COPY,
     "ListBackups": _LOOK,
-    "VerifyBackup": _COPY,
+    "VerifyBackup": _READ,
     "RestoreBackup": _RESTORE,
     "HandleDisasterRecovery": _RESTORE,
     "ListAnomalies": _LOOK,
     "QuerySeries": _LOOK,
 }
-"""By method: who it is for, and how long it may take."""
+
+POLICIES: Final = {f"/{SERVICE}/{method}": policy for method, policy in _ROWS.items()}
+"""By full name of the method: who it is for, and how long it may take."""
 
 
 @asynccontextmanager
@@ -73,7 +76,7 @@ registration: Final = Registration(
     # Behind whoever identifies callers: what they refuse is counted by its code, not timed.
     after=("security",),
     services=(SERVICE,),
-    policies={f"/{SERVICE}/{method}": policy for method, policy in POLICIES.items()},
+    policies=POLICIES,
     # Two instances would both go on with the same series.
     overlaps=False,
 )

@@ -44,14 +44,9 @@ class RecoveryMethods:
 
     async def VerifyBackup(self, request: pb.VerifyBackupRequest, call: Call) -> pb.VerifyBackupResponse:
         """Read a backup whole."""
-        backup_id = required_id(request.backup_id, "backup_id")
-
-        async def act() -> pb.VerifyBackupResponse:
-            response = pb.VerifyBackupResponse()
-            fill_backup(response.backup, await self._recovery.verify(backup_id))
-            return response
-
-        return await self._ledger.once_after(call, request, pb.VerifyBackupResponse, act)
+        response = pb.VerifyBackupResponse()
+        fill_backup(response.backup, await self._recovery.verify(required_id(request.backup_id, "backup_id")))
+        return response
 
     async def RestoreBackup(self, request: pb.RestoreBackupRequest, call: Call) -> pb.RestoreBackupResponse:
         """Restore a backup into a new directory."""

@@ -64,5 +64,5 @@ def test_every_rpc_has_a_policy() -> None:
     from agenthive.v1 import production_service_pb2 as pb
 
     methods = {method.name for method in pb.DESCRIPTOR.services_by_name["ProductionService"].methods}
-    assert set(POLICIES) == methods
+    assert set(POLICIES) == {f"/{SERVICE}/{method}" for method in methods}
     assert registration.services == (SERVICE,)

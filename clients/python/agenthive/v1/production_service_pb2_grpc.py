@@ -359,7 +359,8 @@ class ProductionServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def VerifyBackup(self, request, context):
-        """Reads a backup whole: digests, the database's own check, the event log without holes. NOT_FOUND: no such backup.
+        """Reads a backup whole: digests, the database's own check, the event log without holes. OK whatever was found; what that
+        was is noted. NOT_FOUND: no such backup.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

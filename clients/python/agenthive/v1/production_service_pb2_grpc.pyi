@@ -95,7 +95,9 @@ class ProductionServiceStub:
     ListBackups: _grpc.UnaryUnaryMultiCallable[_production_service_pb2.ListBackupsRequest, _production_service_pb2.ListBackupsResponse]
     """Lists backups, newest first."""
     VerifyBackup: _grpc.UnaryUnaryMultiCallable[_production_service_pb2.VerifyBackupRequest, _production_service_pb2.VerifyBackupResponse]
-    """Reads a backup whole: digests, the database's own check, the event log without holes. NOT_FOUND: no such backup."""
+    """Reads a backup whole: digests, the database's own check, the event log without holes. OK whatever was found; what that
+    was is noted. NOT_FOUND: no such backup.
+    """
     RestoreBackup: _grpc.UnaryUnaryMultiCallable[_production_service_pb2.RestoreBackupRequest, _production_service_pb2.RestoreBackupResponse]
     """Restores a backup into a new, empty directory as a new log: leases are void, older cursors too old. The running hive is
     not touched; start a server with the directory. FAILED_PRECONDITION: the directory is in use. DATA_LOSS: the backup is damaged.
@@ -176,7 +178,9 @@ class ProductionServiceAsyncStub(ProductionServiceStub):
     ListBackups: _aio.UnaryUnaryMultiCallable[_production_service_pb2.ListBackupsRequest, _production_service_pb2.ListBackupsResponse]  # type: ignore[assignment]
     """Lists backups, newest first."""
     VerifyBackup: _aio.UnaryUnaryMultiCallable[_production_service_pb2.VerifyBackupRequest, _production_service_pb2.VerifyBackupResponse]  # type: ignore[assignment]
-    """Reads a backup whole: digests, the database's own check, the event log without holes. NOT_FOUND: no such backup."""
+    """Reads a backup whole: digests, the database's own check, the event log without holes. OK whatever was found; what that
+    was is noted. NOT_FOUND: no such backup.
+    """
     RestoreBackup: _aio.UnaryUnaryMultiCallable[_production_service_pb2.RestoreBackupRequest, _production_service_pb2.RestoreBackupResponse]  # type: ignore[assignment]
     """Restores a backup into a new, empty directory as a new log: leases are void, older cursors too old. The running hive is
     not touched; start a server with the directory. FAILED_PRECONDITION: the directory is in use. DATA_LOSS: the backup is damaged.
@@ -398,7 +402,9 @@ class ProductionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _production_service_pb2.VerifyBackupRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_production_service_pb2.VerifyBackupResponse, _abc.Awaitable[_production_service_pb2.VerifyBackupResponse]]:
-        """Reads a backup whole: digests, the database's own check, the event log without holes. NOT_FOUND: no such backup."""
+        """Reads a backup whole: digests, the database's own check, the event log without holes. OK whatever was found; what that
+        was is noted. NOT_FOUND: no such backup.
+        """
 
     @_abc_1.abstractmethod
     def RestoreBackup(
