@@ -70,6 +70,8 @@ class Levels:
             breach, burn = fingerprints(target.id)
             await self._desk.see(breach, usual_plan(AlertSeverity.HIGH), _breach(standing))
             await self._desk.see(burn, usual_plan(AlertSeverity.HIGH), _burn(standing))
+            # Windows of days take milliseconds: whoever waits gets a turn after each target.
+            await self._clock.sleep(0)
 
     async def _note(self, standing: Standing) -> None:
         target_id, missed, now = standing.target.id, not standing.met, self._clock.now()

@@ -168,31 +168,30 @@ class Standing:
 
 def tally(series: SeriesSet, target: SlaTarget, start: float, end: float, now: float) -> Tally:
     """Return what was bad in a window."""
+    return _measured(series, target, start, end, now)[0]
+
+
+def _measured(series: SeriesSet, target: SlaTarget, start: float, end: float, now: float) -> tuple[Tally, float | None]:
+    """Return what was bad in a window, and the value the target is about; None where nothing was measured."""
     if target.indicator is Indicator.RESPONSE_TIME:
         bucket = series.window(_TIMES, start, end, now)
-        return Tally(bucket.above(target.target_value), bucket.count)
+        found = Tally(bucket.above(target.target_value), bucket.count)
+        return found, bucket.quantile(target.percentile / 100.0) if found.total else None
     bad_name, other_name = _SERIES[target.indicator]
     bad = series.window(bad_name, start, end, now).total
-    return _tally(target.indicator, bad, series.window(other_name, start, end, now).total)
+    found = _tally(target.indicator, bad, series.window(other_name, start, end, now).total)
+    if not found.total:
+        return found, None
+    return found, 100.0 * (1.0 - found.share if target.indicator in AT_LEAST else found.share)
 
 
 def _tally(indicator: Indicator, bad: float, other: float) -> Tally:
     return Tally(bad, other if indicator is Indicator.ERROR_RATE else bad + other)
 
 
-def _value(series: SeriesSet, target: SlaTarget, found: Tally, start: float, now: float) -> float | None:
-    if not found.total:
-        return None
-    if target.indicator is Indicator.RESPONSE_TIME:
-        return series.window(_TIMES, start, now, now).quantile(target.percentile / 100.0)
-    return 100.0 * (1.0 - found.share if target.indicator in AT_LEAST else found.share)
-
-
 def stand(series: SeriesSet, target: SlaTarget, now: float, *, window: float | None = None) -> Standing:
     """Return how a target stands over its window, or another one."""
-    start = now - (window or target.window)
-    found = tally(series, target, start, now, now)
-    value = _value(series, target, found, start, now)
+    found, value = _measured(series, target, now - (window or target.window), now, now)
     met = found.share <= target.allowed + _ROUNDING
     deviation = 0.0 if value is None or met else _deviation(target, value)
     rates = tuple(_burn(series, target, limit, now) for limit in BURN_LIMITS)
