@@ -79,6 +79,16 @@ class Ledger:
         self._torn = False
         self._file = self._path.open("ab", buffering=0)
 
+    def lost(self) -> bool:
+        """Whether the folder was taken away, or another has its name now."""
+        try:
+            return not os.path.samestat(os.fstat(self._lock.fileno()), (self.folder / "lock").stat())
+        except FileNotFoundError:
+            return True
+        except OSError:
+            # A disk in trouble may get well again.
+            return False
+
     def note_session(self, session_id: str) -> None:
         """Write down the session of this runner, which the next one replaces if this one is killed.
 
@@ -154,6 +164,8 @@ class Ledger:
             os.fsync(self._file.fileno())
 
     def _rewrite(self) -> None:
+        if self.lost():
+            return
         fresh = self._path.with_suffix(".new")
         with fresh.open("wb") as file:
             for record in _records(self._open.values()):

@@ -98,6 +98,11 @@ class Runner:
                 _logger.error("no server for %.0f s: the runner stops its agents and ends", self._link.lost_for)
                 self._exit_code = EXIT_ORPHANED
                 self._stop.set()
+            if self._ledger.lost():
+                # With the folder it has lost its claim to be the only one, and can start nothing.
+                _logger.error("the folder %s is gone: the runner stops its agents and ends", self._ledger.folder)
+                self._exit_code = EXIT_SESSION
+                self._stop.set()
             if not self._guard.alive():
                 self._guard = self._start_guard()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from agenthive.v1 import agent_pb2, task_pb2, worker_service_pb2_grpc
 from agenthive.v1 import worker_service_pb2 as pb
 from agenthive_server.runner.ledger import Ledger, LedgerLocked
-from agenthive_server.runner.runner import EXIT_ORPHANED
+from agenthive_server.runner.runner import EXIT_ORPHANED, EXIT_SESSION
 from agenthive_server.runner.tree import find_process, list_members, list_processes
 from agenthive_server.testing.driver_stage import eventually, gone
 from google.protobuf import duration_pb2
@@ -308,6 +309,23 @@ async def test_without_a_server_it_stops_its_agents_and_ends(scene: Scene) -> No
     await scene.close_server()
     assert await scene.exit_code(runner) == EXIT_ORPHANED
     await gone(*pids)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+async def test_without_its_folder_it_stops_its_agents_and_ends(scene: Scene, replaced: bool) -> None:
+    runner = scene.run()
+    await scene.start("sh", "-c", "echo $$; exec sleep 600")
+    await scene.assign()
+    pids = await scene.pids(1)
+    shutil.rmtree(scene.folder / "runner")
+    other = Ledger(scene.folder / "runner") if replaced else None
+    assert await scene.exit_code(runner) == EXIT_SESSION
+    await gone(*pids)
+    if other is not None:
+        # It has not touched what belongs to the next one.
+        assert not other.lost()
+        other.begin("b")
+        other.close()
 
 
 async def test_a_task_goes_on_while_the_stream_is_renewed(scene: Scene) -> None:
