@@ -27,6 +27,8 @@ examples:
   agenthived serve                                  a hive on 127.0.0.1:50051, its data in your data directory
   agenthived serve --data-dir ./hive --listen 127.0.0.1:6000
   agenthived serve --config fleet.toml              with the agents of a fleet file
+  agenthived serve --store postgresql://hive@db.example/hive
+                                                    everything in PostgreSQL (pip install 'agenthive[postgres]')
   agenthived runner --server hive.example:50051     make this machine part of a hive
   agenthived backup create --to /backups            a copy of the hive, running or not; `restore` brings it back
   agenthived certs server --host hive.example       certificates for TLS, from an authority of your own
@@ -34,6 +36,12 @@ examples:
 
 Every setting of the file can also be given as AGENTHIVE_<TABLE>__<KEY>, for example AGENTHIVE_SERVER__LISTEN.
 """
+
+
+STORE = (
+    "store URL: sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE, or memory: to forget everything. A password is"
+    " better in a PGPASSFILE or AGENTHIVE_SERVER__STORE: what stands here, others see"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     show.set_defaults(run=_show_chain)
     migrate = commands.add_parser("migrate", help="bring a database up to this version")
-    migrate.add_argument("--store", metavar="URL", help="store URL, for example sqlite:///hive.db")
+    migrate.add_argument("--store", metavar="URL", help="store URL: sqlite:///PATH or postgresql://…")
     migrate.add_argument("--data-dir", metavar="DIR", help="folder of the database (default: your data directory)")
     migrate.set_defaults(run=_migrate)
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
@@ -91,7 +99,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         "--web", metavar="HOST:PORT|off", help="HTTP endpoint with /healthz, /readyz and /metrics (default: off)"
     )
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data (default: your data directory)")
-    parser.add_argument("--store", metavar="URL", help="store URL: sqlite:///PATH, or memory: to forget everything")
+    parser.add_argument("--store", metavar="URL", help=STORE)
     parser.add_argument("--no-runner", dest="runner", action="store_false", default=None, help="start no local runner")
     parser.add_argument(
         "--keep-runner", action="store_true", default=None, help="leave the runner and its agents when the server stops"

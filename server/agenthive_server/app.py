@@ -17,7 +17,7 @@ from agenthive_server.events.notifier import LocalNotifier
 from agenthive_server.events.output import OutputHub
 from agenthive_server.events.subscriptions import Subscriptions
 from agenthive_server.front import Front
-from agenthive_server.kernel.clock import Clock, SystemClock
+from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.followups import FOLLOWED
@@ -53,7 +53,7 @@ from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
 from agenthive_server.settings import Settings, SettingsError, data_dir
 from agenthive_server.storage.committer import Committer
-from agenthive_server.stores import build_archive, open_store
+from agenthive_server.stores import build_archive, build_clock, open_store
 from agenthive_server.surroundings import Surroundings
 from agenthive_server.telemetry import Metrics
 from agenthive_server.vitals import Vitals, server_version
@@ -75,7 +75,7 @@ class App:
     ) -> None:
         """`registry`: the plugins there are; None looks for what is installed. Raises `StartError`."""
         self.settings = settings
-        self.clock = clock or SystemClock()
+        self.clock = clock or build_clock(settings)
         self.new_id = Ids(self.clock)
         self.port = 0
         self._config_dir = (config_path.parent if config_path else Path()).resolve()

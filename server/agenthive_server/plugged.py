@@ -20,6 +20,7 @@ from agenthive_server.plugin.registry import Registry
 from agenthive_server.plugin.wanted import WantedSet
 from agenthive_server.setting_tables import ServerSettings
 from agenthive_server.settings import PluginsSettings, Settings, SettingsError
+from agenthive_server.storage.address import is_postgres, masked
 
 
 def first_states(settings: PluginsSettings, registry: Registry) -> dict[str, First]:
@@ -59,6 +60,8 @@ def shown_settings(settings: Settings, registry: Registry) -> dict[str, Any]:
     """
     shown: dict[str, Any] = msgspec.to_builtins(settings)
     del shown["plugins"]["by_name"]
+    if is_postgres(settings.server.store):
+        shown["server"]["store"] = masked(settings.server.store)
     for name, first in first_states(settings.plugins, registry).items():
         registration = registry.find(name)
         effective = shown_config(registration, first.config) if registration is not None else {}

@@ -44,7 +44,10 @@ class Recovery:
 
         store = self._store
         if not isinstance(store, SqliteStore):
-            raise NotImplementedHere("this store keeps everything in memory only: there is nothing to back up")
+            raise NotImplementedHere(
+                "there is nothing to back up here: this store keeps everything in memory only, or in a database server,"
+                " which has means of its own"
+            )
 
         making = Making(clock=self._clock, software=self._software, minimum_free=self._minimum_free)
 

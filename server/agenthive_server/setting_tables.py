@@ -61,7 +61,8 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     listen: str = "127.0.0.1:50051"
     # Folder of the database, the runner's ledger and work folders. Empty: the user's data directory.
     data_dir: str = ""
-    # Store URL: `sqlite:///PATH`, or `memory:` for a hive that forgets everything. Empty: SQLite in the data directory.
+    # Store URL: `sqlite:///PATH`, `postgresql://USER@HOST:PORT/DATABASE` (its password is better in PGPASSFILE), or
+    # `memory:` for a hive that forgets everything. Empty: SQLite in the data directory.
     store: str = ""
     # SQLite's `synchronous`: FULL survives loss of power; NORMAL survives `kill -9` but may lose the last commits
     # with the power.

@@ -15,6 +15,7 @@ import msgspec
 
 from agenthive_server.setting_mistakes import SettingsError, check, explain
 from agenthive_server.setting_tables import FleetAgent, PluginsSettings, Settings
+from agenthive_server.storage.address import is_postgres, shown
 
 __all__ = [
     "FleetAgent",
@@ -29,6 +30,9 @@ __all__ = [
 ]
 
 PREFIX = "AGENTHIVE_"
+
+DATABASE_VARIABLES = (f"{PREFIX}SERVER__STORE", "PGPASSWORD", "PGPASSFILE")
+"""How the server may be told the way into its database: nobody else's business."""
 
 
 def load(
@@ -108,11 +112,15 @@ def runner_environment() -> dict[str, str]:
     """Return the environment of a local runner: ours without what a caller would get in with, which is not its own."""
     from agenthive.access import VARIABLES
 
-    return {name: value for name, value in os.environ.items() if name not in VARIABLES.values()}
+    ours = {*VARIABLES.values(), *DATABASE_VARIABLES}
+    return {name: value for name, value in os.environ.items() if name not in ours}
 
 
 def database_path(settings: Settings) -> Path | None:
-    """Return the file of the store, None when it is in memory. Raises `SettingsError` for a URL of no known kind."""
+    """Return the file of the store, None when it is in memory.
+
+    Raises `SettingsError` for a URL of no known kind, and for that of a database server.
+    """
     url = settings.server.store
     if url == "memory:":
         return None
@@ -120,7 +128,9 @@ def database_path(settings: Settings) -> Path | None:
         return data_dir(settings) / "hive.db"
     if url.startswith("sqlite:///"):
         return Path(url.removeprefix("sqlite:///"))
-    raise SettingsError(f"store {url!r}: expected sqlite:///PATH or memory:")
+    if is_postgres(url):
+        raise SettingsError(f"store {shown(url)} is no file; PostgreSQL has tools of its own for copies, as pg_dump")
+    raise SettingsError(f"store {url!r}: expected sqlite:///PATH or memory:, or postgresql://HOST/DATABASE")
 
 
 def data_dir(settings: Settings) -> Path:

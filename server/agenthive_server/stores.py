@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.clock import Clock, SystemClock
 from agenthive_server.kernel.ports import Store, StoreUnusable
 from agenthive_server.lifecycle import StartError
 from agenthive_server.settings import Settings, SettingsError, database_path
+from agenthive_server.storage.address import is_postgres, shown
 
 if TYPE_CHECKING:
     from agenthive_server.storage.backup.archive import Archive
@@ -16,6 +20,11 @@ if TYPE_CHECKING:
 
 def open_store(settings: Settings, clock: Clock) -> Store:
     """Return the store the settings name, not opened yet. Raises `StartError` for a URL of no known kind."""
+    if is_postgres(settings.server.store):
+        with _postgres_extra():
+            from agenthive_server.storage.postgres.store import PostgresStore
+
+        return PostgresStore(settings.server.store, clock=clock)
     path = _database_path(settings)
     if path is None:
         from agenthive_server.storage.memory import MemoryStore
@@ -24,6 +33,25 @@ def open_store(settings: Settings, clock: Clock) -> Store:
     from agenthive_server.storage.sqlite import SqliteStore
 
     return SqliteStore(path, clock=clock, synchronous=settings.server.synchronous)
+
+
+def build_clock(settings: Settings) -> Clock:
+    """Return the clock of a server: the machine's, or where a database is shared, the database's."""
+    if is_postgres(settings.server.store):
+        from agenthive_server.storage.postgres.clock import DatabaseClock
+
+        return DatabaseClock(SystemClock())
+    return SystemClock()
+
+
+@contextmanager
+def _postgres_extra() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise StartError(
+            f"a PostgreSQL store needs the package {error.name}: pip install 'agenthive[postgres]'"
+        ) from None
 
 
 def _database_path(settings: Settings) -> Path | None:
@@ -43,7 +71,8 @@ def build_archive(settings: Settings, store: Store, clock: Clock, software: str)
     from agenthive_server.storage.sqlite import SqliteStore
 
     if not isinstance(store, SqliteStore):
-        raise StartError(f"archive_dir {server.archive_dir!r}: a store in memory cannot be archived")
+        why = "PostgreSQL archives its own log" if is_postgres(server.store) else "a store in memory cannot be archived"
+        raise StartError(f"archive_dir {server.archive_dir!r}: {why}")
     making = Making(clock=clock, software=software, minimum_free=server.minimum_free_disk_bytes)
     keeping = Keeping(backup_every=server.archive_backup_seconds, keep=server.archive_keep_seconds)
     return Archive(store, Path(server.archive_dir), making, keeping)
@@ -51,6 +80,8 @@ def build_archive(settings: Settings, store: Store, clock: Clock, software: str)
 
 def migrate(settings: Settings) -> str:
     """Bring the database of the settings up to this version; returns a sentence. Raises `StartError`."""
+    if is_postgres(settings.server.store):
+        return asyncio.run(_migrate_postgres(settings.server.store))
     from agenthive_server.storage.migrations import migrate as run
 
     path = _database_path(settings)
@@ -62,3 +93,15 @@ def migrate(settings: Settings) -> str:
     except StoreUnusable as error:
         raise StartError(str(error)) from None
     return f"{path} is up to date"
+
+
+async def _migrate_postgres(url: str) -> str:
+    with _postgres_extra():
+        from agenthive_server.storage.postgres.database import Database
+        from agenthive_server.storage.postgres.dial import Dialer
+
+    try:
+        await Database(url, Dialer(url, SystemClock()).connect).prepare()
+    except StoreUnusable as error:
+        raise StartError(str(error)) from None
+    return f"{shown(url)} is up to date"

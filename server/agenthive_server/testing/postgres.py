@@ -70,7 +70,17 @@ class PostgresServer:
         secret = self._folder / "password"
         secret.write_text(self._password, encoding="ascii")
         self._give_away(self._folder, secret)
-        command = [self._program("initdb"), "-D", self._data, "-U", "hive", "-E", "UTF8", "--locale=C", "--no-sync"]
+        command: list[str | Path] = [
+            self._program("initdb"),
+            "-D",
+            self._data,
+            "-U",
+            "hive",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]
         command += ["--auth=md5", f"--pwfile={secret}"]
         made = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **self._as_whom())
         if made.returncode:

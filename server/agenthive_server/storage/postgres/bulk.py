@@ -58,7 +58,8 @@ def build(
 ) -> Bulk:
     """Return the statement that writes what is folded together, with the events of its members.
 
-    `fence` is one more row that must have this revision. Raises what the codec raises for what cannot be written.
+    `fence` is one more row that must have this revision. Without a channel nobody is notified. Raises what the codec
+    raises for what cannot be written.
     """
     by_kind = dict(fold.rows())
     if fence is not None:
@@ -76,8 +77,9 @@ def build(
     written = bool(told) or not fold.empty
     arguments: list[Any] = [now, channel, sum(len(changes.events) for changes in told)]
     if not written:
-        return Bulk(_statement(tuple(parts), told=False, written=False), list(columns), told, written)
-    return Bulk(_statement(tuple(parts), told=bool(told), written=True), [*arguments, *columns], told, written)
+        return Bulk(_reading(tuple(parts)), list(columns), told, written)
+    text = _writing(tuple(parts), told=bool(told), ring=bool(told and channel))
+    return Bulk(text, [*arguments, *columns], told, written)
 
 
 def read(rows: Sequence[Row]) -> Written | dict[Ref, int]:
@@ -138,9 +140,16 @@ class _Places:
         return f"unnest({', '.join(lists)}) AS n ({', '.join(names)})"
 
 
+@lru_cache(maxsize=256)
+def _reading(parts: tuple[Part, ...]) -> str:
+    """Return the text of a statement that only compares."""
+    places = _Places(1)
+    return _all(_expectation(kind, places) for kind, _ in parts)
+
+
 @lru_cache(maxsize=1_024)
-def _statement(parts: tuple[Part, ...], *, told: bool, written: bool) -> str:
-    places = _Places(4 if written else 1)
+def _writing(parts: tuple[Part, ...], *, told: bool, ring: bool) -> str:
+    places = _Places(4)
     expectations: list[str] = []
     writes: list[str] = []
     for kind, deed in parts:
@@ -148,21 +157,22 @@ def _statement(parts: tuple[Part, ...], *, told: bool, written: bool) -> str:
             expectations.append(_expectation(kind, places))
         else:
             writes.append(f"{kind.value}_{deed} AS ({_WRITERS[deed](kind, places)})")
-    stale = f"stale AS MATERIALIZED ({' UNION ALL '.join(expectations) or _NOTHING_STALE})"
-    if not written:
-        return f"WITH {stale} SELECT * FROM stale"  # noqa: S608 - names of the schema
+    stale = f"stale AS MATERIALIZED ({_all(expectations)})"
     if told:
         rows = places.rows(("last", "first", "body"), ("BIGINT", "BIGINT", "BYTEA"))
         placed = "gate.head + n.last, gate.head + n.first, gate.time, n.body"
         writes.append(f"told AS (INSERT INTO event (last, first, time, body) SELECT {placed} FROM gate, {rows})")  # noqa: S608 - names of the schema
-    ring = ", pg_notify($2::text, (gate.head + $3::bigint)::text)" if told else " WHERE $2::text IS NOT NULL"
+    rung = ", pg_notify($2::text, (gate.head + $3::bigint)::text)" if ring else " WHERE $2::text IS NOT NULL"
     return (
         f"WITH {', '.join((stale, _GATE, *writes, _MOVED))} SELECT '' AS kind, log_id, pg_current_xact_id()::text,"  # noqa: S608 - names of the schema
-        f" head, group_count, time FROM gate{ring} UNION ALL SELECT *, NULL, NULL FROM stale"
+        f" head, group_count, time FROM gate{rung} UNION ALL SELECT *, NULL, NULL FROM stale"
     )
 
 
-_NOTHING_STALE: Final = "SELECT '' AS kind, '' AS namespace, '' AS id, 0::bigint AS revision WHERE false"
+def _all(expectations: Iterable[str]) -> str:
+    nothing = "SELECT '' AS kind, '' AS namespace, '' AS id, 0::bigint AS revision WHERE false"
+    return " UNION ALL ".join(expectations) or nothing
+
 
 _GATE: Final = (
     f"gate AS MATERIALIZED (SELECT log_id, head, group_count, greatest(head_time, {NOW}) AS time"  # noqa: S608 - no values

@@ -9,10 +9,11 @@ from typing import Final
 from uuid import uuid4
 
 from agenthive_server.kernel.ports import StoreUnusable
+from agenthive_server.storage.address import named_schema, shown
 from agenthive_server.storage.schema import REVISION, metadata
 
-from . import statements
-from .dial import Connection, named_schema, shown
+from . import tables
+from .dial import Connection
 from .failures import FAILURES, sentence
 
 OLDEST_VERSION: Final = 13
@@ -63,7 +64,7 @@ class Database:
         version = int(db.get_server_version()[0])
         if version < OLDEST_VERSION:
             raise self._unusable(f"is PostgreSQL {version}; {OLDEST_VERSION} or newer is needed")
-        row = await db.fetchrow(statements.FITNESS)
+        row = await db.fetchrow(tables.FITNESS)
         assert row is not None
         encoding, standby, fsync, synchronous = row
         if encoding != "UTF8":
@@ -81,7 +82,7 @@ class Database:
 
     async def _revision(self, db: Connection) -> str:
         """Return at which migration the tables stand, empty when there are none. Raises `StoreUnusable` for others."""
-        row = await db.fetchrow(statements.TABLES_HERE, ["alembic_version", *metadata.tables])
+        row = await db.fetchrow(tables.TABLES_HERE, ["alembic_version", *metadata.tables])
         schema, names = row if row is not None else (None, [])
         if schema is None:
             raise self._unusable("has no schema to use: its search_path names none that is there")
@@ -91,7 +92,7 @@ class Database:
             raise self._unusable(
                 f"has tables of another program in schema {schema}; give Agent Hive a schema or database"
             )
-        found = await db.fetchrow(statements.REVISION_HERE)
+        found = await db.fetchrow(tables.REVISION_HERE)
         revision = str(found[0]) if found is not None else "unknown"
         if revision not in _FITTING and not revision < REVISION:
             raise self._unusable(f"was used by a newer version of Agent Hive (its tables are at {revision})")
@@ -103,8 +104,8 @@ class Database:
             # Somebody may have been here since.
             revision = await self._revision(db)
             if revision == "":
-                await db.execute("; ".join(statements.create_all()))
-                await db.execute(statements.INSERT_META, 1, uuid4().hex, 0, 0.0, 0)
+                await db.execute("; ".join(tables.create_all()))
+                await db.execute(tables.INSERT_META, 1, uuid4().hex, 0, 0.0, 0)
         if revision and revision not in _FITTING:
             await migrate(self._url, self._connect)
 

@@ -7,13 +7,13 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg  # type: ignore[import-untyped] # the driver has no types
 
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.ports import Chance
+from agenthive_server.storage.address import shown
 
 from .failures import FAILURES, sentence
 
@@ -23,8 +23,6 @@ CONNECT_LIMIT: Final = 5.0
 FIRST_REST = 0.05
 LONGEST_REST = 1.0
 """Seconds after a failure in which nobody tries to connect again: every caller is told at once."""
-
-SCHEMES: Final = ("postgresql://", "postgres://")
 
 SESSION: Final = {
     "application_name": "agenthive",
@@ -47,8 +45,7 @@ BY_KEY: Final = {
     "enable_mergejoin": "off",
     "plan_cache_mode": "force_generic_plan",
 }
-"""For statements that only ever look rows up by an index: a plan is made once, and the one of a table that was empty
-then is still right when it is not."""
+"""For statements that only ever look rows up by an index, and are planned once for all values (see `Link.plan`)."""
 
 Row = Sequence[Any]
 
@@ -88,23 +85,6 @@ class Connection(Protocol):
 
     def terminate(self) -> None:
         """Hang up."""
-
-
-def is_postgres(url: str) -> bool:
-    """Whether a store URL is one of PostgreSQL."""
-    return url.startswith(SCHEMES)
-
-
-def shown(url: str) -> str:
-    """Return a URL for people: without user, password and parameters."""
-    scheme, _, rest = url.partition("://")
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
-
-
-def named_schema(url: str) -> str:
-    """Return the schema a URL asks for by `search_path`, empty when it asks for none."""
-    found = parse_qs(urlsplit(url).query).get("search_path", [""])[-1]
-    return found.partition(",")[0].strip().strip('"')
 
 
 class Dialer:

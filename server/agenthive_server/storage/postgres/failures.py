@@ -21,6 +21,9 @@ _AGAIN_CLASSES = frozenset({"40"})
 _LOST_CLASSES = frozenset({"08", "57"})
 """Connections that failed, and servers that stop or are not ready; a cancelled statement is told apart."""
 
+NO_ROOM = "54000"
+"""What COMMIT fails with when the queue of notifications is full: a session that listens stalls."""
+
 _CANCELED = "57014"
 _LOST_CODES = frozenset({"25P02", "25P03", "57P05"})
 """Sessions the server ends or will not go on with: a failed transaction, one that was idle for too long."""

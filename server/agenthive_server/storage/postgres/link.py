@@ -21,6 +21,9 @@ CALL_LIMIT = 15.0
 
 GOODBYE_LIMIT = 2.0
 
+FIRST_REPLAN, LAST_REPLAN = 8, 4_096
+"""Uses of a connection after which its statements are planned anew; then after as many again, until it is the last."""
+
 _log = logging.getLogger(__name__)
 
 Work = Callable[[Connection], Awaitable[T]]
@@ -34,6 +37,7 @@ class Link:
         self._dialer = dialer
         self._settings = settings
         self._connection: Connection | None = None
+        self._uses, self._replan_at = 0, FIRST_REPLAN
         self._lock = asyncio.Lock()
         self._open = self._stopped = False
         self._under_way: set[asyncio.Task[Any]] = set()
@@ -108,6 +112,7 @@ class Link:
         connection = await self.connection()
         try:
             async with asyncio.timeout(limit):
+                await self.plan(connection)
                 return await work(connection)
         except Unreadable as error:
             raise StoreUnavailable(f"what is stored cannot be understood: {error}") from error
@@ -133,7 +138,18 @@ class Link:
         """Return the connection, made if need be; only for whose turn it is. Raises `StoreUnavailable`."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._dialer.dial(**self._settings)
+            self._uses, self._replan_at = 0, FIRST_REPLAN
         return self._connection
+
+    async def plan(self, connection: Connection) -> None:
+        """Have statements planned anew when it is time: a plan is kept, and tables that were small grow.
+
+        For an empty table any index is as good as the right one; of a full one, the wrong one was read whole.
+        """
+        self._uses += 1
+        if self._uses >= self._replan_at:
+            self._replan_at += min(self._uses, LAST_REPLAN)
+            await connection.execute("DISCARD PLANS")
 
     def drop(self) -> None:
         """Hang up; the next call gets a new connection. Only for whose turn it is."""

@@ -29,14 +29,13 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects.postgresql.base import PGDialect
-from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.sql import ClauseElement, ColumnElement
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.selectable import FromClause
 
 from agenthive_server.kernel.records import Kind
 from agenthive_server.storage.columns import SHAPES
-from agenthive_server.storage.schema import BLOB, BLOB_CHUNK, EVENT, META, REVISION, TABLES, metadata
+from agenthive_server.storage.schema import BLOB, BLOB_CHUNK, EVENT, META, TABLES
 
 _DIALECT: Final = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy has not typed it
 _ONE: Final[ColumnElement[int]] = literal_column("1")
@@ -53,41 +52,6 @@ def compiled(statement: ClauseElement, *order: str) -> str:
 def type_name(table: Table, name: str) -> str:
     """Return the type of a column as PostgreSQL calls it, for casts."""
     return str(table.c[name].type.compile(dialect=_DIALECT)).partition(" COLLATE")[0]
-
-
-# Tables
-
-
-def create_all() -> list[str]:
-    """Return the statements that make all tables and indexes, and say at which migration they stand."""
-    tables = [compiled(CreateTable(table)) for table in metadata.sorted_tables]
-    indexes = [index for table in metadata.sorted_tables for index in table.indexes]
-    made = []
-    for index in sorted(indexes, key=lambda index: str(index.name)):
-        # The schema narrows them for SQLite; the migrations do so for both.
-        where = index.dialect_options["sqlite"]["where"]
-        made.append(compiled(CreateIndex(index)) + (f" WHERE {compiled(where)}" if where is not None else ""))
-    version = "CREATE TABLE alembic_version (version_num VARCHAR(32) CONSTRAINT alembic_version_pkc PRIMARY KEY)"
-    return [*tables, *made, version, f"INSERT INTO alembic_version VALUES ('{REVISION}')"]  # noqa: S608 - a constant
-
-
-TABLES_HERE: Final = """
-SELECT current_schema(), array(
-  SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema() AND tablename = ANY ($1::text[]))
-"""
-"""Select the schema in use, and those of so many tables that are in it: names."""
-
-REVISION_HERE: Final = "SELECT version_num FROM alembic_version"
-"""Select the migration at which the tables stand."""
-
-FITNESS: Final = """
-SELECT current_setting('server_encoding'), pg_is_in_recovery(), current_setting('fsync'),
-  current_setting('synchronous_commit')
-"""
-"""Select what a database must have to be fit."""
-
-INSERT_META: Final = compiled(insert(META), *META.c.keys())
-"""Insert the store's own row: id, log id, head, head time, group count."""
 
 
 # Records

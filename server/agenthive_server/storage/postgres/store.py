@@ -13,12 +13,13 @@ from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.ports import BlobInfo, LogBounds, Query, StoreUnusable
 from agenthive_server.kernel.records import Key, Kind, Record
+from agenthive_server.storage.address import shown
 from agenthive_server.telemetry import Histogram
 
 from . import reader
 from .blobs import Blobs
 from .database import Database
-from .dial import BY_KEY, Connection, Dialer, shown
+from .dial import BY_KEY, Connection, Dialer
 from .link import Link, Links
 from .roles import Leases
 from .tenure import Tenure

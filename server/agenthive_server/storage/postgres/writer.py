@@ -1,24 +1,24 @@
-"""Writes groups of change sets, each in one transaction, and finds out what became of one when nobody says."""
+"""Writes groups of change sets, each in one transaction."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted, Outcome, Rejected
 from agenthive_server.kernel.clock import Clock
-from agenthive_server.kernel.errors import OutcomeUnknown, StoreUnavailable
+from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.records import Kind, Ref
 from agenthive_server.storage.fold import Fold, expectations
 from agenthive_server.telemetry import Histogram
 
 from . import bulk, statements
 from .dial import Connection
-from .failures import FAILURES, REFUSED, lost, passing, refused, sentence, unavailable
+from .doubt import Doubt
+from .draft import Draft
+from .failures import FAILURES, NO_ROOM, REFUSED, code, lost, passing, refused, sentence, unavailable
 from .link import Link
 
 T = TypeVar("T")
@@ -26,8 +26,8 @@ T = TypeVar("T")
 GROUP_LIMIT: Final = 15.0
 """Seconds a transaction may take, and again its COMMIT; the database's own bound on each statement is shorter."""
 
-FIRST_LOOK, LAST_LOOK = 0.05, 1.0
-"""Seconds between looks after a transaction whose outcome is not known."""
+MUTE_SECONDS: Final = 60.0
+"""Seconds without notifications after the database had no room for one more: readers look by themselves meanwhile."""
 
 Fence = tuple[Ref, int]
 
@@ -36,8 +36,6 @@ _WENT_BACK: Final = (
     " committed; start the server again"
 )
 
-_log = logging.getLogger(__name__)
-
 
 class Fenced(StoreUnavailable):
     """The row under which this server may write is not as it was: another server writes now."""
@@ -45,33 +43,6 @@ class Fenced(StoreUnavailable):
 
 class WentBack(StoreUnavailable):
     """The database has forgotten groups that were committed."""
-
-
-@dataclass(slots=True)
-class Draft:
-    """What a transaction has written but not committed, and what will be answered."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    # Members with events, the head of the log before them, their time.
-    told: list[tuple[Sequence[ChangeSet], int, float]] = field(default_factory=list)
-    group_count: int = 0
-    log_id: str = ""
-    transaction: str = ""
-
-    def take(self, members: Sequence[ChangeSet], written: bulk.Written) -> None:
-        """Note what a statement has written."""
-        self.told.append((members, written.head, written.time))
-        self.group_count, self.log_id = written.group_count + 1, written.log_id
-        self.transaction = written.transaction
-
-    def stamp(self) -> None:
-        """Set what the events got in the transaction, now that it is committed."""
-        for members, sequence, time in self.told:
-            for changes in members:
-                last = sequence + len(changes.events)
-                for event in changes.events:
-                    sequence += 1
-                    event.sequence, event.last, event.time = sequence, last, time
 
 
 class _Stale(Exception):
@@ -92,14 +63,20 @@ class Writer:
         self._link = link
         self._clock = clock
         self._now = now
-        self._closing = closing
+        self._doubt = Doubt(link, clock, closing)
         self.fence: Fence | None = None
         self.channel = ""
         self.log_id = ""
         self.group_count = 0
-        self.trouble = ""
+        self._trouble = ""
+        self._muted_until = float("-inf")
         # How long COMMIT takes: all but a little of it is the sync of the disk.
         self.syncs = Histogram()
+
+    @property
+    def trouble(self) -> str:
+        """Why the last commit failed, or is not finished; empty when it went well."""
+        return self._doubt.trouble or self._trouble
 
     async def commit(self, group: Sequence[ChangeSet]) -> list[Outcome]:
         """Write a group and return its outcomes; it is finished whoever stops waiting.
@@ -112,21 +89,24 @@ class Writer:
     async def _commit(self, group: Sequence[ChangeSet]) -> list[Outcome]:
         async with self._link.turn():
             try:
-                draft = await self._write(group)
+                connection, draft = await self._write(group)
                 if draft.transaction:
-                    await self._finish(draft)
-                    self.log_id, self.group_count = draft.log_id, draft.group_count
+                    await self._finish(connection, draft)
+                    self.group_count = draft.group_count
                     draft.stamp()
             except StoreUnavailable as error:
-                self.trouble = error.message
+                self._trouble = error.message
                 raise
-            self.trouble = ""
+            self._trouble = ""
             return draft.outcomes
 
     # Until COMMIT: whatever fails, nothing is written
 
-    async def _write(self, group: Sequence[ChangeSet]) -> Draft:
-        """Leave a transaction open in which a group is written; or none, when there is nothing to commit."""
+    async def _write(self, group: Sequence[ChangeSet]) -> tuple[Connection, Draft]:
+        """Leave a transaction open in which a group is written; or none, when there is nothing to commit.
+
+        Returns the connection it is open on: on another one, COMMIT would commit nothing and say that all is well.
+        """
         used = self._link.connected
         try:
             return await self._attempt(group)
@@ -139,10 +119,11 @@ class Writer:
         except FAILURES as error:
             raise unavailable(error) from error
 
-    async def _attempt(self, group: Sequence[ChangeSet]) -> Draft:
+    async def _attempt(self, group: Sequence[ChangeSet]) -> tuple[Connection, Draft]:
         connection = await self._link.connection()
         try:
             async with asyncio.timeout(GROUP_LIMIT):
+                await self._link.plan(connection)
                 try:
                     draft = await self._write_whole(connection, group)
                 except _DataRefused:
@@ -150,7 +131,7 @@ class Writer:
                     draft = await self._write_one_by_one(connection, group)
                 if not draft.transaction:
                     await _undo(connection)
-                return draft
+                return connection, draft
         except BaseException as error:
             await self._give_up(connection, error)
             raise
@@ -204,8 +185,9 @@ class Writer:
 
     def _bulk(self, fold: Fold, members: Sequence[ChangeSet]) -> bulk.Bulk:
         now = self._now() if self._now else None
+        channel = self.channel if self._clock.monotonic() >= self._muted_until else ""
         try:
-            return bulk.build(fold, members, fence=self.fence, channel=self.channel, now=now)
+            return bulk.build(fold, members, fence=self.fence, channel=channel, now=now)
         except REFUSED as error:
             raise _DataRefused from error
 
@@ -250,11 +232,8 @@ class Writer:
             await connection.execute("RELEASE member")
         return whole
 
-    # COMMIT, and what became of it
-
-    async def _finish(self, draft: Draft) -> None:
+    async def _finish(self, connection: Connection, draft: Draft) -> None:
         """Commit; raises `StoreUnavailable` once it is known that this failed."""
-        connection = await self._link.connection()
         began = self._clock.monotonic()
         try:
             async with asyncio.timeout(GROUP_LIMIT):
@@ -263,59 +242,15 @@ class Writer:
             self._link.drop()
             if not isinstance(error, FAILURES):
                 raise
-            self.trouble = sentence(error)
-            await self._look_up(draft, error)
+            if code(error) == NO_ROOM:
+                self._muted_until = self._clock.monotonic() + MUTE_SECONDS
+            if not await self._doubt.settle(draft, error):
+                raise unavailable(error) from error
         else:
             # A transaction that the server has given up answers so, without an error.
             if done != "COMMIT":
                 raise StoreUnavailable(f"the database answered COMMIT with {done}")
             self.syncs.observe(self._clock.monotonic() - began)
-
-    async def _look_up(self, draft: Draft, error: Exception) -> None:
-        """Return when a transaction was committed; raises `StoreUnavailable` when it was not."""
-        pause = FIRST_LOOK
-        while (committed := await self._outcome(draft)) is None:
-            if self._closing.is_set():
-                raise OutcomeUnknown(f"the store was closed before it was known: {sentence(error)}") from error
-            await self._pause(pause)
-            pause = min(2 * pause, LAST_LOOK)
-        _log.warning("store_commit_looked_up", extra={"committed": committed, "error": sentence(error)})
-        if not committed:
-            raise unavailable(error) from error
-
-    async def _outcome(self, draft: Draft) -> bool | None:
-        """Return whether a transaction was committed; None as long as that cannot be told."""
-        try:
-            connection = await self._link.connection()
-            async with asyncio.timeout(GROUP_LIMIT):
-                row = await connection.fetchrow(statements.SELECT_OUTCOME, draft.transaction)
-        except StoreUnavailable as away:
-            self.trouble = away.message
-            return None
-        except FAILURES as failure:
-            self._link.drop()
-            if refused(failure):
-                # An id of the future: this database has never heard of the transaction.
-                return False
-            self.trouble = sentence(failure)
-            return None
-        status, log_id, group_count = row if row is not None else ("aborted", "", 0)
-        if status == "in progress":
-            # Its session is there still: it commits, or is ended by the database for being idle.
-            self.trouble = "the database has not finished the last commit"
-            return None
-        # A database that took the place of another may know a transaction by the same id.
-        same = log_id == draft.log_id and group_count >= draft.group_count
-        return same and status != "aborted"
-
-    async def _pause(self, seconds: float) -> None:
-        sleep = asyncio.ensure_future(self._clock.sleep(seconds))
-        closing = asyncio.ensure_future(self._closing.wait())
-        try:
-            await asyncio.wait((sleep, closing), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleep.cancel()
-            closing.cancel()
 
 
 async def _sent(answer: Awaitable[T]) -> T:
