@@ -8,7 +8,6 @@ import msgspec
 from agenthive_server.plugin.api import Config
 from msgspec import Meta
 
-from .jwks import check_url
 from .limits import Limits, Rate
 from .roles import Role
 from .threats import RULES, Rule, ThreatKind
@@ -97,6 +96,9 @@ class JwtSettings(Table, frozen=True, kw_only=True):
         if not self.algorithms:
             raise ValueError("jwt: no `algorithms`, so no token could be accepted")
         if self.jwks_url:
+            # It comes with an HTTP client, which only those need who fetch keys.
+            from .jwks import check_url
+
             check_url(self.jwks_url, self.jwks_hosts)
 
 

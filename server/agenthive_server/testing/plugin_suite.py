@@ -38,7 +38,10 @@ from agenthive_server.testing.waiting import eventually
 ANYBODY = Caller(namespace="default", principal="suite")
 TIMES = 200
 
-HEAVY = ("cryptography", "jwt", "numpy", "pandas", "httpx", "aiohttp", "starlette", "uvicorn", "prometheus_client")
+HEAVY = (
+    "aiohttp", "cryptography", "http.client", "httpx", "jwt", "numpy", "pandas", "prometheus_client", "starlette",
+    "urllib.request", "uvicorn",
+)  # fmt: skip
 """What a plugin that is off must not cost."""
 
 
