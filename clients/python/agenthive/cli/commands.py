@@ -6,15 +6,23 @@ import typer
 
 from agenthive.cli import (
     agents,
+    alerts,
+    audit,
+    backups,
     blobs,
     completion,
     events,
     health,
     messages,
     plugins,
+    pools,
+    production,
+    roles,
     routing,
     run,
     tasks,
+    threats,
+    tokens,
     top,
     version,
 )
@@ -39,6 +47,16 @@ def build_app() -> typer.Typer:
     app.command("health", cls=HiveCommand)(health.health)
     app.command("metrics", cls=HiveCommand)(health.metrics)
     app.add_typer(plugins.group, name="plugins")
+    app.command("production", cls=HiveCommand)(production.production)
+    app.add_typer(alerts.group, name="alerts")
+    app.command("sla", cls=HiveCommand)(production.sla)
+    app.add_typer(pools.group, name="pools")
+    app.add_typer(backups.group, name="backups")
+    app.add_typer(tokens.group, name="tokens")
+    app.add_typer(roles.group, name="roles")
+    app.add_typer(audit.group, name="audit")
+    app.add_typer(threats.group, name="threats")
+    app.command("compliance", cls=HiveCommand)(threats.compliance)
     app.command("completion", cls=HiveCommand)(completion.completion)
     app.command("version", cls=HiveCommand)(version.show_version)
     return app

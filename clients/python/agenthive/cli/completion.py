@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from google.protobuf.descriptor import EnumDescriptor
 
 VARIABLE: Final = "_HIVE_COMPLETE"
@@ -66,6 +68,18 @@ def event_types(incomplete: str) -> list[str]:
     from agenthive.v1.event_pb2 import EventType
 
     return _names(EventType.DESCRIPTOR, incomplete)
+
+
+def enum_completion(contract: str, enum: str) -> Callable[[str], list[str]]:
+    """Return what offers the values of an enum of `agenthive/v1/CONTRACT.proto`; it is loaded when a shell asks."""
+
+    def offered(incomplete: str) -> list[str]:
+        from importlib import import_module
+
+        kind: EnumDescriptor = getattr(import_module(f"agenthive.v1.{contract}_pb2"), enum).DESCRIPTOR
+        return _names(kind, incomplete)
+
+    return offered
 
 
 def _names(kind: EnumDescriptor, incomplete: str) -> list[str]:

@@ -63,7 +63,10 @@ def sentence(error: HiveError) -> str:
     hints = [f"{key} {value}" for key, value in sorted(error.metadata.items())]
     if error.retry_after is not None:
         hints.append(f"retry after {error.retry_after:g} s")
-    return f"{text} ({reason}{f'; {fields}' if fields else ''}{''.join(f'; {hint}' for hint in hints)})"
+    whole = f"{text} ({reason}{f'; {fields}' if fields else ''}{''.join(f'; {hint}' for hint in hints)})"
+    if reason == "PLUGIN_DISABLED" and "plugin" in error.metadata:
+        whole += f"; `hive plugins enable {error.metadata['plugin']}` switches it on"
+    return whole
 
 
 def failure_document(error: HiveError | Failure) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def configure(
     name: Name,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE…", help="Settings; values are JSON, or else text.", show_default=False),
+        typer.Argument(metavar="KEY=VALUE…", hidden=True),
     ] = None,
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="FILE", help="A JSON object of settings; - is stdin.")
@@ -105,6 +105,8 @@ def configure(
     request_id: RequestId = None,
 ) -> None:
     """Change settings of a plugin, now and after every restart; the others stay as they are.
+
+    Values are JSON, or else text.
 
     \b
     Examples:

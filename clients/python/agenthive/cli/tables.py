@@ -22,7 +22,14 @@ STATE_STYLES: Final = {
     "CANCEL_REQUESTED": "yellow", "DRAINING": "yellow", "SUSPECT": "yellow", "DEGRADED": "yellow",
     "FAILED": "red", "EXPIRED": "red", "QUARANTINED": "red", "LOST": "red", "DOWN": "red",
     "CANCELED": "magenta", "STOPPED": "dim", "SLEEPING": "dim", "DISABLED": "dim",
+    "ACTIVE": "green", "USED": "dim", "REVOKED": "magenta",
+    "OPEN": "red", "FIRING": "red", "ACKNOWLEDGED": "yellow", "RESOLVED": "green",
+    "MET": "green", "MISSED": "red", "BURNING": "yellow",
+    "COMPLETE": "cyan", "VERIFIED": "green", "DAMAGED": "red", "INTACT": "green",
+    "HEALTHY": "green", "UNHEALTHY": "red", "CRITICAL": "bold red", "DENIED": "yellow",
 }  # fmt: skip
+
+SEVERITY_STYLES: Final = {"CRITICAL": "bold red", "HIGH": "red", "MEDIUM": "yellow", "LOW": "cyan", "INFO": "dim"}
 
 RIGHT: Final = ">"
 WIDE: Final = "*"
@@ -57,6 +64,11 @@ def new_table(*columns: str, narrow: bool = False) -> Listing:
 def state(name: str) -> Text:
     """Return a state in its colour."""
     return Text(name, style=STATE_STYLES.get(name, ""))
+
+
+def severity(name: str) -> Text:
+    """Return how bad something is, in its colour."""
+    return Text(name.lower(), style=SEVERITY_STYLES.get(name, ""))
 
 
 def plain(text: str, style: str = "") -> Text:

@@ -36,6 +36,23 @@ def duration(text: str) -> float:
     return seconds
 
 
+def moment(text: str) -> float:
+    """Return seconds since 1970: `10m` is that long ago; `2026-03-01` and `2026-03-01T14:00` are in this time zone.
+
+    Raises BadParameter.
+    """
+    from datetime import datetime
+
+    from agenthive.cli.text import now
+
+    if "-" not in text:
+        return now() - duration(text)
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise typer.BadParameter(f"{text!r} is neither 10m ago nor a time such as 2026-03-01T14:00") from None
+
+
 def pairs(texts: Iterable[str] | None, option: str = "--label") -> dict[str, str]:
     """Return `key=value` texts as a dictionary. Raises BadParameter for a text without a key or `=`."""
     made: dict[str, str] = {}
