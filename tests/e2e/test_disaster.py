@@ -245,8 +245,8 @@ class Aftermath:
         times = ", ".join(f"{what} after {span:.2f} s" for what, span in self.times.items())
         print(
             f"{name}: recovery time: {times}; recovery point: event {self.head} of {len(self.seen)} seen,"
-            f" {max(0, len(self.seen) - self.head)} events and {self.lost_seconds:.3f} s back; {len(self.acknowledged)} requests,"
-            f" {self.told['tasks_requeued']} tasks requeued"
+            f" {max(0, len(self.seen) - self.head)} events and {self.lost_seconds:.3f} s back;"
+            f" {len(self.acknowledged)} requests, {self.told['tasks_requeued']} tasks requeued"
         )
 
 

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from agenthive_server.kernel.clock import SystemClock
+from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.kernel.errors import BadRequest, DataLoss, Overloaded, Refused
 from agenthive_server.kernel.records import CursorRecord, Kind
 from agenthive_server.storage.backup import create
@@ -109,7 +109,9 @@ async def test_a_commit_that_has_to_be_looked_up_ends_a_backup_that_reads_the_fi
     assert (await store.bounds()).head == 2
 
 
-async def test_a_lookup_waits_for_a_program_that_reads_the_file(store: SqliteStore, path: Path, disk: object) -> None:
+async def test_a_lookup_waits_for_a_program_that_reads_the_file(
+    store: SqliteStore, path: Path, disk: object, clock: ManualClock
+) -> None:
     await store.commit([changing(events=1)])
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN")
@@ -119,7 +121,12 @@ async def test_a_lookup_waits_for_a_program_that_reads_the_file(store: SqliteSto
         await eventually(lambda: "another program" in store.writable)
         assert not commit.done()
         other.execute("COMMIT")
-    store._clock.move(1.0)  # type: ignore[attr-defined]  # a clock moved by hand
+
+    def found_out() -> bool:
+        clock.move(0.1)
+        return commit.done()
+
+    await eventually(found_out)
     await commit
     assert (await store.bounds()).head == 2
 
@@ -164,7 +171,7 @@ def test_what_is_no_database_of_ours_is_named(tmp_path: Path, making: Making) ->
 _VICTIM = """
 import sys
 from pathlib import Path
-from agenthive_server.kernel.clock import SystemClock
+from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.storage.backup import create
 from agenthive_server.storage.backup.work import Token
 
