@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from agenthive.v1 import production_service_pb2 as pb
@@ -13,31 +12,24 @@ from agenthive_server.plugin.api import Background, KernelError, Plugin, PluginC
 
 from .alert_methods import AlertMethods
 from .alerts import Notice
-from .blame import Blame
-from .calls import Calls
 from .config import ProductionConfig, webhooks_of
 from .defaults import RULES as BUILT_IN_RULES
 from .defaults import TARGETS as BUILT_IN_TARGETS
 from .desk import Desk, event_severity
-from .keeper import Keeper
 from .ledger import Ledger
 from .level_methods import LevelMethods
 from .levels import TARGETS, Levels
 from .lookout import Lookout
 from .loops import Troubles, every
-from .machine import process_age, process_identity, read_machine
+from .measuring import Measuring
 from .metrics import STATUS, value_of
 from .outbox import Outbox
-from .outcomes import Outcomes
 from .pool_methods import PoolMethods
 from .pools import POLICIES, Pools
 from .recovery import Recovery
 from .recovery_methods import RecoveryMethods
-from .sampler import Sampler
-from .series import SeriesSet
 from .sla import Indicator
 from .status_methods import StatusMethods
-from .uptime import LastLook, Uptime
 from .watch import RULES, Watch
 
 _HOUR = 3_600.0
@@ -49,60 +41,53 @@ class Assembly:
 
     def __init__(self, ctx: PluginContext[ProductionConfig]) -> None:
         self._ctx = ctx
-        config, clock, metrics = ctx.config, ctx.clock, ctx.metrics
+        clock, metrics = ctx.clock, ctx.metrics
         self._troubles = Troubles(ctx.report)
-        self._series = SeriesSet(clock.now())
-        self._blame = Blame()
-        self._calls = Calls(clock.monotonic)
-        self._keeper = Keeper(ctx.state, self._series, self._blame, clock, ctx.log)
-        self._uptime = Uptime(self._series, config.sample_interval_seconds)
-        self._sampler = Sampler(
-            self._series,
-            self._blame,
-            self._calls,
-            self._uptime,
-            vitals=ctx.vitals,
-            machine=partial(read_machine, ctx.data_dir),
-        )
-        self._ledger = Ledger(ctx.state, clock)
-        self._outbox = Outbox(
-            webhooks_of(config),
-            config.egress,
+        self._measuring = Measuring(ctx)
+        series = self._measuring.series
+        self._ledger = ledger = Ledger(ctx.state, clock)
+        self._outbox = self._new_outbox()
+        self._alerts_told = metrics.counter("alerts_total", ("source", "change"))
+        self._desk = Desk(ledger, self._outbox, clock, new_id=ctx.new_id, publish=self._publish)
+        sensitivity = ctx.config.anomaly_sensitivity
+        self._lookout = Lookout(ledger, ctx.state, series, clock, ctx.log, sensitivity=sensitivity)
+        compliance = metrics.gauge("sla_compliance_percent", ("target",))
+        self._levels = Levels(ledger, self._desk, series, self._measuring.blame, clock, compliance)
+        gauges = metrics.gauge("alerts_open", ("severity",)), metrics.gauge("health_score")
+        self._watch = Watch(ledger, self._desk, self._lookout, series, clock, gauges)
+        self._pools = Pools(ledger, ctx.verbs, series, clock, ctx.new_id)
+        self._recovery = self._new_recovery()
+        self._measured = metrics.gauge("measurement", ("metric",))
+        self._agents = metrics.gauge("pool_agents", ("namespace", "pool"))
+
+    def _new_outbox(self) -> Outbox:
+        ctx = self._ctx
+        return Outbox(
+            webhooks_of(ctx.config),
+            ctx.config.egress,
             ctx.state,
-            clock,
+            ctx.clock,
             new_id=ctx.new_id,
             # Jitter only: nothing is measured or decided by it.
             chance=random.SystemRandom().random,
-            sent=metrics.counter("webhook_attempts_total", ("webhook", "outcome")),
+            sent=ctx.metrics.counter("webhook_attempts_total", ("webhook", "outcome")),
             told=lambda name, trouble: self._troubles.tell(f"webhook {name}", trouble),
         )
-        self._alerts_told = metrics.counter("alerts_total", ("source", "change"))
-        self._desk = Desk(self._ledger, self._outbox, clock, new_id=ctx.new_id, publish=self._publish)
-        self._lookout = Lookout(
-            self._ledger, ctx.state, self._series, clock, ctx.log, sensitivity=config.anomaly_sensitivity
-        )
-        compliance = metrics.gauge("sla_compliance_percent", ("target",))
-        self._levels = Levels(self._ledger, self._desk, self._series, self._blame, clock, compliance)
-        gauges = metrics.gauge("alerts_open", ("severity",)), metrics.gauge("health_score")
-        self._watch = Watch(self._ledger, self._desk, self._lookout, self._series, clock, gauges)
-        self._pools = Pools(self._ledger, ctx.verbs, self._series, clock, ctx.new_id)
-        self._recovery = Recovery(
+
+    def _new_recovery(self) -> Recovery:
+        ctx, config = self._ctx, self._ctx.config
+        return Recovery(
             ctx.verbs,
             self._ledger,
             self._desk,
-            clock,
+            ctx.clock,
             Path(config.backup_folder) if config.backup_folder else ctx.data_dir / "backups",
             new_id=ctx.new_id,
             every=config.backup_interval_hours * _HOUR,
             keep=config.backup_retention_days * 24 * _HOUR,
             last_sequence=self._last_sequence,
-            prepare=self._sample,
+            prepare=self._measuring.turn,
         )
-        self._measured = metrics.gauge("measurement", ("metric",))
-        self._agents = metrics.gauge("pool_agents", ("namespace", "pool"))
-        self._process, age = process_identity(), process_age()
-        self._started = clock.now() - age if age is not None else None
-        self._outcomes = Outcomes(self._series, self._blame, 0)
 
     def _last_sequence(self) -> int:
         return self._ctx.vitals().last_sequence
@@ -113,21 +98,15 @@ class Assembly:
         """Go on with what is stored; a new hive gets its first rules and targets."""
         await self._ledger.seed(RULES, {rule.id: rule for rule in BUILT_IN_RULES})
         await self._ledger.seed(TARGETS, {target.id: target for target in BUILT_IN_TARGETS})
-        last, self._outcomes.sequence = await self._keeper.load()
-        self._uptime.begin(last, self._process, self._ctx.clock.now())
+        await self._measuring.load()
         await self._lookout.load()
         await self._outbox.load()
         await self._note_targets()
-        self._sampler.look()
 
     async def save(self) -> None:
-        """Store what is new. Where the store is away, what came since the last turn is lost."""
+        """Store what is new."""
+        await self._measuring.save()
         with suppress(KernelError):
-            now = self._sampler.look()
-            # When only the plugin is switched off, nothing is known of the time until it comes back.
-            switched_off = not self._ctx.vitals().draining
-            look = LastLook(time=now, process=self._process, switched_off=switched_off)
-            await self._keeper.flush(look, self._outcomes.sequence, all_of_it=True)
             await self._lookout.save()
 
     async def _publish(self, notice: Notice) -> None:
@@ -148,27 +127,20 @@ class Assembly:
 
     # Turns ----------------------------------------------------------------------------------------------------------
 
-    async def _sample(self) -> None:
-        now = self._sampler.look()
-        await self._keeper.flush(LastLook(time=now, process=self._process), self._outcomes.sequence)
-
     async def _rules(self) -> None:
         await self._watch.rules()
         now = self._ctx.clock.now()
         for metric in STATUS:
-            value = value_of(self._series, metric, now - _SHOWN, now, now)
+            value = value_of(self._measuring.series, metric, now - _SHOWN, now, now)
             if value is None:
                 self._measured.remove(metric)
             else:
                 self._measured.set(value, metric)
 
     async def _note_targets(self) -> None:
-        times = [
-            target.target_value
-            for target in await self._ledger.all(TARGETS)
-            if target.indicator is Indicator.RESPONSE_TIME
-        ]
-        self._sampler.slow = min(times, default=1_000.0)
+        targets = await self._ledger.all(TARGETS)
+        times = [each.target_value for each in targets if each.indicator is Indicator.RESPONSE_TIME]
+        self._measuring.slow_from(min(times, default=1_000.0))
 
     async def _sla(self) -> None:
         await self._note_targets()
@@ -191,8 +163,8 @@ class Assembly:
     def plugin(self) -> Plugin:
         """Return what the plugin does."""
         return Plugin(
-            interceptors=(self._calls,),
-            handlers=self._outcomes.handlers,
+            interceptors=(self._measuring.calls,),
+            handlers=self._measuring.outcomes.handlers,
             services=(Service(pb.DESCRIPTOR.services_by_name["ProductionService"], self._methods()),),
             tasks=tuple(self._loops()),
         )
@@ -200,7 +172,7 @@ class Assembly:
     def _loops(self) -> list[Background]:
         config = self._ctx.config
         turns: list[tuple[str, float, Callable[[], Awaitable[None]]]] = [
-            ("sample", config.sample_interval_seconds, self._sample),
+            ("sample", config.sample_interval_seconds, self._measuring.turn),
             ("alerts", config.alert_interval_seconds, self._rules),
             ("sla", config.sla_interval_seconds, self._sla),
             ("health", config.health_interval_seconds, self._watch.health),
@@ -223,14 +195,14 @@ class Assembly:
         pools = PoolMethods(self._ledger, self._pools)
         status = StatusMethods(
             self._ledger,
-            self._series,
+            self._measuring.series,
             ctx.clock,
             desk=self._desk,
             levels=self._levels,
             lookout=self._lookout,
             pools=pools,
             recovery=self._recovery,
-            started=self._started,
+            started=self._measuring.started,
             last_sequence=self._last_sequence,
         )
         webhooks = {webhook.name for webhook in ctx.config.webhooks}

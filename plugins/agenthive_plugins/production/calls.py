@@ -23,7 +23,8 @@ _DELEGATE: Final = "/agenthive.v1.OrchestratorService/DelegateTask"
 _WAITS_FOR_RESULT: Final = 2
 
 _SERIES: Final = {
-    Audience.ANYONE: "viewer_response_time_ms",
+    # Probes and reflection, which nobody waits for: they have no series, and are not timed.
+    Audience.ANYONE: "",
     Audience.VIEWER: "viewer_response_time_ms",
     Audience.AGENT: "agent_response_time_ms",
     Audience.OPERATOR: "operator_response_time_ms",
@@ -88,8 +89,10 @@ class Calls:
     def _open(self, call: Call) -> Meter:
         policy = call.policy
         waits = call.method == _DELEGATE
-        timed = policy.load in (Load.UNARY, Load.FREE) and (waits or 0 < policy.longest_deadline <= LONGEST)
-        meter = Meter(call.method, _SERIES[policy.audience], timed=timed, may_wait=waits)
+        series = _SERIES[policy.audience]
+        short = waits or 0 < policy.longest_deadline <= LONGEST
+        timed = bool(series) and short and policy.load in (Load.UNARY, Load.FREE)
+        meter = Meter(call.method, series, timed=timed, may_wait=waits)
         self._meters[call.method] = meter
         return meter
 

@@ -16,6 +16,8 @@ from .uptime import Uptime, usable
 
 IN_CONTACT: Final = ("IDLE", "BUSY", "DRAINING")
 _MEGABYTE: Final = 1e6
+_PROBES: Final = "/grpc."
+"""What load balancers ask all the time says nothing of how callers fare."""
 
 _REFUSALS: Final = {
     "failed_auth_attempts": frozenset({"UNAUTHENTICATED"}),
@@ -99,7 +101,8 @@ class Sampler:
             # its commits times what one takes.
             commits = max(0, now_is.commits - before.commits) / seconds
             self._series.gauge("db_pool_usage_percent", now, min(100.0, 100.0 * commits * now_is.store_latency))
-        self._codes(_grown(before.calls, now_is.calls), now)
+        grown = _grown(before.calls, now_is.calls)
+        self._codes({key: count for key, count in grown.items() if not key[0].startswith(_PROBES)}, now)
 
     def _codes(self, calls: Mapping[tuple[str, str], int], now: float) -> None:
         self._series.count("calls", now, sum(calls.values()))

@@ -20,7 +20,8 @@ MAX_INTERVALS: Final = 20
 _INTERVAL: Final = 60.0
 """Bad spans are told by the minute, and not finer than a thousandth of the window."""
 LEAST_EVENTS: Final = 10
-"""With fewer calls or tasks than this in the long window no budget is said to burn: a single one would be too much."""
+"""With fewer calls or tasks than this in the long window no budget is said to burn: a single one would be too much.
+Of time as much as the short window must have been seen: in the first minute of a hive a second is much, too."""
 _ROUNDING: Final = 1e-9
 
 
@@ -210,7 +211,7 @@ def _burn(series: SeriesSet, target: SlaTarget, limit: BurnLimit, now: float) ->
     found = tally(series, target, now - limit.long, now, now)
     long_rate = _rate(found, target)
     short_rate = _rate(tally(series, target, now - limit.short, now, now), target)
-    enough = target.indicator in SECONDS or found.total >= LEAST_EVENTS
+    enough = found.total >= (limit.short if target.indicator in SECONDS else LEAST_EVENTS)
     burning = enough and min(long_rate, short_rate) >= limit.rate
     return BurnRate(limit, long_rate, short_rate, burning)
 

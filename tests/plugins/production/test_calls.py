@@ -51,6 +51,7 @@ def test_what_waits_by_design_or_was_given_up_is_not_timed() -> None:
     stream = Policy(audience=Audience.VIEWER, load=Load.STREAM, longest_deadline=0.0)
     now = clock.monotonic()
     calls.after(call("/a/Wait", waiting, now), OK)
+    calls.after(call("/grpc.health.v1.Health/Check", Policy(audience=Audience.ANYONE, load=Load.FREE), now), OK)
     calls.after(call("/a/Stream", stream, now), OK)
     calls.after(call("/a/Get", LOOK, now), Outcome("CANCELLED"))
     result = pb.DelegateTaskRequest(wait_for=pb.WAIT_FOR_RESULT)

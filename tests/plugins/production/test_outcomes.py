@@ -27,6 +27,7 @@ class Story:
         return event
 
     def total(self, name: str) -> float:
+        self.outcomes.fold()
         return self.series.window(name, START - 60, START + 7_200, START + 7_200).total
 
 

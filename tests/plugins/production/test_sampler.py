@@ -90,6 +90,7 @@ def test_calls_by_their_codes() -> None:
             ("/a/C", "PERMISSION_DENIED"): 2,
             ("/a/C", "RESOURCE_EXHAUSTED"): 5,
             ("/a/C", "INVALID_ARGUMENT"): 90,
+            ("/grpc.health.v1.Health/Check", "OK"): 500,
         },
     )
     assert story.value("calls") == 200

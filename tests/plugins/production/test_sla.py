@@ -129,6 +129,16 @@ def test_one_failure_in_the_night_wakes_nobody() -> None:
     assert burning_at(series, ERRORS, START + 60) == []
 
 
+def test_a_second_in_the_first_minute_of_a_hive_wakes_nobody() -> None:
+    series = SeriesSet(START)
+    series.spread("up_seconds", START, START + 57)
+    series.spread("down_seconds", START + 57, START + 60)
+    assert burning_at(series, AVAILABILITY, START + 60) == []
+    series.spread("up_seconds", START + 60, START + 300)
+    series.spread("down_seconds", START + 300, START + 400)
+    assert 14.4 in burning_at(series, AVAILABILITY, START + 400)
+
+
 def test_bad_spans_that_touch_are_one_and_the_worst_comes_first() -> None:
     series = SeriesSet(START - 2 * DAY)
     for minute in range(600):
