@@ -165,6 +165,7 @@ class Assembly:
         return Plugin(
             interceptors=(self._measuring.calls,),
             handlers=self._measuring.outcomes.handlers,
+            gap=self._measuring.missed,
             services=(Service(pb.DESCRIPTOR.services_by_name["ProductionService"], self._methods()),),
             tasks=tuple(self._loops()),
         )

@@ -62,6 +62,11 @@ class Measuring:
         with suppress(KernelError):
             await self._keeper.flush(look, sequence, all_of_it=True)
 
+    async def missed(self, first: int, last: int) -> None:
+        """Take note of events that were removed before they were counted."""
+        self.outcomes.sequence = max(self.outcomes.sequence, last)
+        self._ctx.log.warning("events were compacted before they were counted", extra={"first": first, "last": last})
+
     def slow_from(self, milliseconds: float) -> None:
         """Blame the methods of calls that take longer than this."""
         self._sampler.slow = milliseconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
@@ -55,6 +56,8 @@ class Pools:
         self._series = series
         self._clock = clock
         self._new_id = new_id
+        # Two turns at once would each see what the other has not done yet, and together go beyond the bounds.
+        self._one_at_a_time = asyncio.Lock()
 
     async def members(self, policy: ScalingPolicy) -> Members:
         """Return the agents of a pool that are not draining or gone."""
@@ -92,6 +95,10 @@ class Pools:
 
     async def turn(self, policy: ScalingPolicy, *, force: bool = False, dry_run: bool = False) -> Decision:
         """Decide on a pool and act; `force` skips the waiting, `dry_run` the acting."""
+        async with self._one_at_a_time:
+            return await self._turn(policy, force=force, dry_run=dry_run)
+
+    async def _turn(self, policy: ScalingPolicy, *, force: bool, dry_run: bool) -> Decision:
         key = policy_id(policy.namespace, policy.id)
         members = await self.members(policy)
         load = await self.load(policy, members)

@@ -131,3 +131,13 @@ async def test_nothing_is_lost_when_it_is_switched_off_in_order(
     await again.load()
     now = clock.now()
     assert value_of(again.series, "calls", now - 60, now, now) == 3
+
+
+async def test_what_was_compacted_is_told_and_not_counted(
+    life: Callable[[], Measuring], caplog: pytest.LogCaptureFixture
+) -> None:
+    measuring = life()
+    await measuring.load()
+    await measuring.missed(5, 90)
+    assert measuring.outcomes.fold() == 90
+    assert "compacted" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -35,6 +36,12 @@ async def test_a_pool_fills_up_with_agents_of_its_template(pools: Pools, hive: H
         agent = await hive.kernel.agents.get("default", agent_id)
         assert agent.spec == replace(TEMPLATE, labels={"team": "a", LABEL: "p"})
     assert (await pools.turn(replace(POLICY, min_agents=2))).action is Action.MAINTAIN
+
+
+async def test_two_turns_at_once_do_not_go_beyond_the_bounds(pools: Pools) -> None:
+    policy = replace(POLICY, min_agents=3)
+    await asyncio.gather(*(pools.turn(policy, force=True) for _ in range(4)))
+    assert len(await names(pools)) == 3
 
 
 async def test_agents_of_others_are_neither_counted_nor_stopped(pools: Pools, hive: Hive) -> None:
