@@ -33,6 +33,8 @@ class Members:
     """The agents of a pool that are there, with the leases each holds."""
 
     agents: tuple[tuple[Agent, int], ...]
+    failed: int = 0
+    """Agents of it that failed within its cooldown."""
 
     @property
     def held(self) -> int:
@@ -62,21 +64,23 @@ class Pools:
     async def members(self, policy: ScalingPolicy) -> Members:
         """Return the agents of a pool that are not draining or gone."""
         found: list[tuple[Agent, int]] = []
+        failed, since = 0, self._clock.now() - policy.cooldown
         after: tuple[float | str, str] | None = None
         while True:
             query = Query(namespace=policy.namespace, labels={LABEL: policy.id}, after=after, limit=_MOST_LISTED)
             page = await self._verbs.list_agents(query)
             here = [agent for agent in page if agent.state in _HERE]
             found += [(agent, self._verbs.shown_agent(agent).open_leases) for agent in here]
+            failed += sum(agent.state is AgentState.FAILED and agent.update_time >= since for agent in page)
             if len(page) < _MOST_LISTED:
-                return Members(tuple(found))
+                return Members(tuple(found), failed)
             after = ("", page[-1].id)
 
     async def load(self, policy: ScalingPolicy, members: Members) -> PoolLoad:
         """Return what a pool has to do; of more than a thousand waiting tasks a thousand count."""
         query = Query(namespace=policy.namespace, states=frozenset({"QUEUED"}), limit=_MOST_LISTED)
         waiting = sum(_fits(policy, task) for task in await self._verbs.list_tasks(query))
-        return PoolLoad(len(members.agents), policy.template.slots, members.held, waiting)
+        return PoolLoad(len(members.agents), policy.template.slots, members.held, waiting, members.failed)
 
     def pressure(self) -> Pressure:
         """Return the pressure on the hive over the last five minutes."""

@@ -51,12 +51,16 @@ class ScalingPolicy:
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
-    """What a pool has to do: its agents, the slots of each, tasks they hold, and waiting tasks they could take."""
+    """What a pool has to do: its agents, the slots of each, tasks they hold, and waiting tasks they could take.
+
+    `failed` are its agents that failed within the cooldown: as many new ones would most likely fail, too.
+    """
 
     agents: int
     slots: int
     held: int
     waiting: int
+    failed: int = 0
 
     @property
     def demand(self) -> int:
@@ -138,8 +142,8 @@ def decide(
     low = total < policy.scale_down_threshold
     memory = replace(memory, low_since=(memory.low_since or now) if low else 0.0)
     wanted, reason = _wanted(policy, load, hive, total)
-    ready, why_not = _ready(policy, memory, now, wanted - load.agents)
-    outside = not policy.min_agents <= load.agents <= policy.max_agents
+    ready, why_not = _ready(policy, load, memory, now, wanted - load.agents)
+    outside = load.agents > policy.max_agents or (load.agents < policy.min_agents and not load.failed)
     if wanted == load.agents or not (ready or force or outside):
         text = reason if wanted == load.agents else f"{reason}, but {why_not}"
         return _decision(load, load.agents, text, STEADY, pressure, now), memory
@@ -179,8 +183,10 @@ def _why(load: PoolLoad, hive: Pressure, where: str, threshold: float) -> str:
     return f"{own}, pressure on the hive {hive.system:.2f}: the load is {where} {threshold:g}"
 
 
-def _ready(policy: ScalingPolicy, memory: PoolMemory, now: float, change: int) -> tuple[bool, str]:
+def _ready(policy: ScalingPolicy, load: PoolLoad, memory: PoolMemory, now: float, change: int) -> tuple[bool, str]:
     """Return whether the waiting is over, and if not, what for."""
+    if change > 0 and load.failed:
+        return False, f"{load.failed} of its agents have failed within {policy.cooldown:g} s"
     left = memory.changed + policy.cooldown - now if memory.changed else 0.0
     if left > 0:
         return False, f"the size changed {now - memory.changed:.0f} s ago, and {policy.cooldown:g} s have to pass"

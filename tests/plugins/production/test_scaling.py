@@ -58,6 +58,15 @@ def test_after_a_change_the_next_waits_but_not_for_the_minimum() -> None:
     assert decided(replace(POLICY, max_agents=3), PoolLoad(9, 1, 9, 9), memory=memory).recommended == 3
 
 
+def test_a_pool_whose_agents_fail_is_not_filled_again_and_again() -> None:
+    failing = PoolLoad(agents=0, slots=1, held=0, waiting=9, failed=1)
+    found = decided(POLICY, failing)
+    assert found.action is Action.MAINTAIN
+    assert "1 of its agents have failed" in found.reason
+    assert decided(POLICY, failing, force=True).action is Action.SCALE_UP
+    assert decided(replace(POLICY, max_agents=2), replace(failing, agents=5)).action is Action.SCALE_DOWN
+
+
 def test_it_shrinks_one_by_one_when_it_was_quiet_long_enough() -> None:
     load = PoolLoad(agents=5, slots=1, held=0, waiting=0)
     first, memory = decide(POLICY, load, CALM, PoolMemory(), NOW)

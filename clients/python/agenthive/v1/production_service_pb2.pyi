@@ -1897,7 +1897,9 @@ class ScalingPolicy(_message.Message):
 
     @_builtins.property
     def cooldown(self) -> _duration_pb2.Duration:
-        """Optional. After a change of size the next one waits this long. Default 5 min. Filling up to the minimum never waits."""
+        """Optional. After a change of size the next one waits this long. Default 5 min. Filling up to the minimum does not wait,
+        unless agents of the pool have failed within this span: nothing grows then.
+        """
 
     @_builtins.property
     def stabilization(self) -> _duration_pb2.Duration:
