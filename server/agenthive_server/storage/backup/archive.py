@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agenthive_server.kernel.errors import DataLoss, KernelError
+from agenthive_server import telemetry
+from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.health import Reading, Status
 from agenthive_server.storage.schema import REVISION
 from agenthive_server.telemetry import Sample
 
 from .create import Making, create_backup
-from .journal import FOLDER, Begin, Group, number_of, read_begin, read_segment, segments
+from .journal import FOLDER, Begin, ended_with, number_of, segments
 from .manifest import FORMAT, Manifest
 from .place import Found, backup_name, failures, list_backups
 from .prune import prune
@@ -45,6 +46,8 @@ class Keeping:
     keep: float = 604_800.0
     # A backup is also made when the journal is longer than this and than the database.
     journal_bytes: int = 256 * 2**20
+    # However often a server is killed, and a backup made afterwards: no more are kept.
+    most_backups: int = 14
 
 
 class Archive:
@@ -79,17 +82,16 @@ class Archive:
         return self._place / FOLDER / self._log_id
 
     def _continued(self, group_count: int) -> float | None:
-        """Return when the last backup was made, if the journal leads from it to where the store stands."""
+        """Return when the last backup was made, if the journal leads from it to where the store stands.
+
+        After a kill something that was committed may not be in it, so that it is not gone on with.
+        """
         with failures(f"archive in {self._place}"):
             backups = [found.manifest for found in self._backups() if found.manifest is not None]
             written = segments(self._folder)
             if not backups or not written or backups[-1].schema != REVISION:
                 return None
-            try:
-                last = _last_group(written[-1])
-            except DataLoss:
-                return None
-            return backups[-1].create_time if last == group_count else None
+            return backups[-1].create_time if ended_with(written[-1]) == group_count else None
 
     def _backups(self) -> list[Found]:
         return [found for found in list_backups(self._place) if _of(found.manifest, self._log_id)]
@@ -144,7 +146,7 @@ class Archive:
         self.backups += 1
         self.backup_seconds = manifest.seconds
         horizon = self._clock.now() - self._keeping.keep
-        await run(lambda token: prune(self._place, self._log_id, horizon, token))
+        await run(lambda token: prune(self._place, self._log_id, horizon, self._keeping.most_backups, token))
 
     def _create(self, token: Token) -> Manifest:
         folder = self._place / backup_name(self._clock.now())
@@ -174,22 +176,13 @@ class Archive:
         """Yield what there is to measure."""
         recorder = self._recorder
         if recorder is not None:
-            yield Sample("agenthive_archive_recording", (), recorder.on)
-            yield Sample("agenthive_archive_lag_seconds", (), recorder.lag)
-            yield Sample("agenthive_archive_last_sequence", (), recorder.sequence)
-            yield Sample("agenthive_archive_journal_bytes", (), recorder.size)
-        yield Sample("agenthive_archive_backups_total", (), self.backups)
-        yield Sample("agenthive_archive_backup_seconds", (), self.backup_seconds)
+            yield Sample(telemetry.ARCHIVE_RECORDING, (), recorder.on)
+            yield Sample(telemetry.ARCHIVE_LAG, (), recorder.lag)
+            yield Sample(telemetry.ARCHIVE_SEQUENCE, (), recorder.sequence)
+            yield Sample(telemetry.ARCHIVE_JOURNAL, (), recorder.size)
+        yield Sample(telemetry.ARCHIVE_BACKUPS, (), self.backups)
+        yield Sample(telemetry.ARCHIVE_BACKUP_SECONDS, (), self.backup_seconds)
 
 
 def _of(manifest: Manifest | None, log_id: str) -> bool:
     return manifest is not None and manifest.log_id == log_id
-
-
-def _last_group(segment: Path) -> int:
-    begin = read_begin(segment)
-    last = begin.group_count if begin else -1
-    for entry in read_segment(segment):
-        if isinstance(entry, Group):
-            last = entry.group_count
-    return last

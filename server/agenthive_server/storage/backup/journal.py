@@ -105,7 +105,13 @@ class Blob(Entry, frozen=True, tag="blob"):
     upload_id: str = ""
 
 
-AnyEntry = Begin | Group | Chunk | Blob
+class End(Entry, frozen=True, tag="end"):
+    """The last entry of a segment that was ended in order, after all that was committed until then."""
+
+    group_count: int
+
+
+AnyEntry = Begin | Group | Chunk | Blob | End
 
 _pack = msgspec.msgpack.Encoder().encode
 _unpack: Callable[[bytes], AnyEntry] = msgspec.msgpack.Decoder(AnyEntry).decode
@@ -216,6 +222,28 @@ def read_segment(path: Path) -> Iterator[AnyEntry]:
             if isinstance(entry, Begin) and entry.format > FORMAT:
                 raise DataLoss(f"{path} was written by a newer version of Agent Hive")
             yield entry
+
+
+def ended_with(path: Path) -> int | None:
+    """Return the number of the last group before a segment that was ended in order; None for one that was cut off.
+
+    Only looks at the heads of its entries and at the last one. Raises OSError.
+    """
+    with path.open("rb") as file:
+        end, at, last = file.seek(0, os.SEEK_END), 0, 0
+        while at + _HEAD.size <= end:
+            file.seek(at)
+            length, length_crc, _ = _HEAD.unpack(file.read(_HEAD.size))
+            if zlib.crc32(length.to_bytes(4, "little")) != length_crc:
+                return None
+            at, last = at + _HEAD.size + length, at
+        file.seek(last)
+        content = _read_content(file.read(_HEAD.size), file) if at == end else None
+    try:
+        entry = _unpack(content) if content else None
+    except msgspec.MsgspecError:
+        return None
+    return entry.group_count if isinstance(entry, End) else None
 
 
 def _read_content(head: bytes, file: BinaryIO) -> bytes | None:

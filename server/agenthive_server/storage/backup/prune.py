@@ -12,16 +12,18 @@ from .place import failures, list_backups
 from .work import Token
 
 
-def prune(place: Path, log_id: str, horizon: float, token: Token) -> None:
+def prune(place: Path, log_id: str, horizon: float, most: int, token: Token) -> None:
     """Remove the backups the archive made, and the journal, that only lead to events before a time.
 
-    The newest backup before that time stays, because what came next is told from there. Backups made by people stay.
+    The newest backup before that time stays, because what came next is told from there; of more than `most` the oldest
+    go all the same. Backups made by people stay.
     Of other logs (those before a restore) everything goes once it is that old. Blocks; raises as `failures`.
     """
     with failures(f"archive in {place}"):
         found = [(each.path, each.manifest) for each in list_backups(place) if each.manifest is not None]
         mine = [(path, manifest) for path, manifest in found if manifest.log_id == log_id]
-        for path in _outdated(mine, horizon, keep_newest=True):
+        made = [each for each in mine if each[1].automatic]
+        for path in {*_outdated(mine, horizon, keep_newest=True), *(path for path, _ in made[:-most])}:
             _remove(path)
         left = [manifest for path, manifest in mine if manifest.automatic and path.exists()]
         _prune_journal(place / FOLDER / log_id, left)

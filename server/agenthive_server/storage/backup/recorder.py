@@ -22,7 +22,7 @@ from agenthive_server.kernel.changes import ChangeSet, Committed, Outcome
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.ports import BlobInfo
 
-from .journal import Begin, Blob, Chunk, Entry, Group, Segment, entry_of, framed
+from .journal import Begin, Blob, Chunk, End, Entry, Group, Segment, entry_of, framed
 
 MOST_WAITING = 100_000
 """Records and events that may wait for the disk: some 100 MiB."""
@@ -52,6 +52,7 @@ class _Turn:
 @dataclass(slots=True)
 class _Stop:
     done: asyncio.Future[None]
+    clean: bool
 
 
 class Recorder:
@@ -107,9 +108,9 @@ class Recorder:
         """Write what waits, sync it, end the thread; a disk that hangs is waited for `limit` seconds."""
         if not self._thread.is_alive():
             return
-        self.on = False
+        clean, self.on = self.on, False
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Stop(done))
+        self._queue.put(_Stop(done, clean))
         with suppress(TimeoutError):
             await asyncio.wait_for(done, limit)
 
@@ -189,6 +190,8 @@ class Recorder:
             self._write(items)
             items = []
             if isinstance(each, _Stop):
+                if each.clean:
+                    self._write([_Item(lambda: End(self._group_count), 0, 0, self._clock.monotonic())])
                 self._end_segment()
                 self._settle(each.done, None)
                 return False

@@ -14,7 +14,7 @@ from agenthive_server.storage.codec import Unreadable, unpack
 from agenthive_server.storage.rows import insert_row, update_row
 from agenthive_server.storage.transaction import undo
 
-from .journal import Begin, Blob, Changes, Chunk, Group, Put, first_segment, number_of, read_segment, segments
+from .journal import Begin, Blob, Changes, Chunk, End, Group, Put, first_segment, number_of, read_segment, segments
 from .work import Token
 
 _GROUPS_AT_ONCE = 256
@@ -75,8 +75,10 @@ def _follow(folder: Path, standing: Standing) -> Iterator[Group | Chunk | Blob]:
             if isinstance(entry, Begin):
                 _require_next(entry, standing, group_count if following else None)
                 following = True
-            elif not isinstance(entry, Group):
+            elif isinstance(entry, Chunk | Blob):
                 yield entry
+            elif isinstance(entry, End):
+                continue
             elif entry.group_count == group_count + 1:
                 group_count += 1
                 yield entry

@@ -106,6 +106,22 @@ async def test_what_a_kill_kept_from_the_journal_is_made_good_by_a_backup(
     assert restored(place, tmp_path / "after", clock) == 3
 
 
+async def test_after_a_kill_a_backup_is_made_though_no_group_is_missing(
+    path: Path, place: Path, making: Making, clock: ManualClock
+) -> None:
+    """A blob may be: nothing in the database tells whether it is in the journal."""
+    async with archiving(path, place, making) as (store, archive):
+        await backups(archive, 1, clock)
+        await commit(store, "a")
+        recorder = store.recorder
+        assert isinstance(recorder, Recorder)
+        await eventually(lambda: recorder.sequence == 1)
+        # As a kill leaves it: without an end.
+        recorder.on = False
+    async with archiving(path, place, making) as (store, archive):
+        await backups(archive, 1, clock)
+
+
 async def test_backups_are_made_again_and_what_is_older_than_asked_for_goes(
     path: Path, place: Path, making: Making, clock: ManualClock, tmp_path: Path
 ) -> None:

@@ -11,8 +11,10 @@ from agenthive_server.storage.backup.journal import (
     Begin,
     Blob,
     Chunk,
+    End,
     Group,
     Segment,
+    ended_with,
     entry_of,
     first_segment,
     framed,
@@ -28,7 +30,7 @@ def begin(number: int = 1, group_count: int = 0, time: float = 0.0, form: int = 
     return Begin(form, "1", "0001", "log", number, group_count, time)
 
 
-def write(folder: Path, first: Begin, *entries: Group | Chunk | Blob) -> Path:
+def write(folder: Path, first: Begin, *entries: Group | Chunk | Blob | End) -> Path:
     segment = Segment(folder, first)
     segment.write([framed(entry) for entry in entries])
     segment.sync()
@@ -102,3 +104,22 @@ def test_the_segment_after_a_backup_is_the_last_that_begins_before_its_end(tmp_p
     (tmp_path / "00000005.journal").write_bytes(b"")
     assert read_begin(segments(tmp_path)[-1]) is None
     assert first_segment(tmp_path, 30, 9.0) == 4
+
+
+def test_a_segment_that_was_ended_in_order_says_so(tmp_path: Path) -> None:
+    entries = (group(11), Chunk("u", 0, b"x" * 9_000), group(12), Blob("n", "b", 1, "t", 1.0))
+    path = write(tmp_path, begin(1, 10), *entries, End(12))
+    assert ended_with(path) == 12
+    whole = path.read_bytes()
+    for length in range(len(whole) - 1, -1, -7):
+        path.write_bytes(whole[:length])
+        assert ended_with(path) is None, length
+    for flipped in (0, len(whole) // 2, len(whole) - 1):
+        content = bytearray(whole)
+        content[flipped] ^= 1
+        path.write_bytes(content)
+        assert ended_with(path) is None or flipped == len(whole) // 2
+    path.write_bytes(whole + b"\0")
+    assert ended_with(path) is None
+    assert ended_with(write(tmp_path, begin(2, 7), End(7))) == 7
+    assert ended_with(write(tmp_path, begin(3, 7))) is None

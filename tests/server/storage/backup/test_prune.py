@@ -29,11 +29,13 @@ async def test_the_newest_backup_before_the_horizon_stays_with_the_journal_from_
     ):
         tampered(back_up(name), create_time=float(group_count), group_count=group_count, automatic=automatic)
         Segment(place / FOLDER / log_id, Begin(1, "", "", log_id, group_count, group_count, float(group_count))).close()
-    prune(place, log_id, 35.0, Token())
+    prune(place, log_id, 35.0, 14, Token())
     assert names(place) == ["by-hand", "30", "40"]
     assert [number_of(segment) for segment in segments(place / FOLDER / log_id)] == [30, 40]
-    prune(place, log_id, 0.0, Token())
+    prune(place, log_id, 0.0, 14, Token())
     assert names(place) == ["by-hand", "30", "40"]
+    prune(place, log_id, 0.0, 1, Token())
+    assert names(place) == ["by-hand", "40"]
 
 
 async def test_nothing_goes_while_there_is_no_backup_of_the_archive(
@@ -42,6 +44,6 @@ async def test_nothing_goes_while_there_is_no_backup_of_the_archive(
     log_id, _ = filled.position
     back_up("by-hand")
     Segment(place / FOLDER / log_id, Begin(1, "", "", log_id, 1, 0, 0.0)).close()
-    prune(place, log_id, 1e12, Token())
+    prune(place, log_id, 1e12, 14, Token())
     assert names(place) == ["by-hand"]
     assert len(segments(place / FOLDER / log_id)) == 1

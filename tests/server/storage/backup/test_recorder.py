@@ -97,7 +97,7 @@ async def test_a_new_segment_goes_on_where_the_old_one_ended(tmp_path: Path, clo
     await turning
     await recorder.stop()
     entries = [[type(each).__name__ for each in read_segment(path)] for path in segments(tmp_path)]
-    assert entries == [["Begin", "Group"], ["Begin", "Group"]]
+    assert entries == [["Begin", "Group"], ["Begin", "Group", "End"]]
 
 
 async def test_a_disk_that_is_slower_than_the_commits_ends_the_recording_and_delays_nobody(
