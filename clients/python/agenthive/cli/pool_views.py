@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from agenthive.cli import tables, text
@@ -37,7 +38,7 @@ def pools(found: Iterable[pb.ScalingPolicy], at: float) -> RenderableType:
 def pool(one: pb.ScalingPolicy) -> RenderableType:
     """Return all about one pool."""
     spec = one.template
-    command = tables.words(spec.process.command) if spec.WhichOneof("driver") == "process" else ""
+    command = shlex.join(spec.process.command) if spec.WhichOneof("driver") == "process" else ""
     return tables.record([
         ("pool", one.pool_id),
         ("state", tables.state(_state(one))),

@@ -74,7 +74,7 @@ def sla(
         if window is not None:
             set_span(request.window, window)
         found = await client._call(service(client).CheckSlaCompliance, request)
-        terminal.show(found, lambda: production_views.compliance(found))
+        terminal.show(found, lambda: production_views.compliance(found, window))
         return None if found.compliant else ExitCode.OUTCOME
 
     run(context, body)

@@ -64,16 +64,16 @@ def status(found: pb.GetProductionStatusResponse, at: float) -> RenderableType:
     return Group(*parts)
 
 
-def compliance(found: pb.CheckSlaComplianceResponse) -> RenderableType:
-    """Return how the targets stand, and for those that used up of their budget, on what."""
-    parts: list[RenderableType] = [levels(found.reports)]
+def compliance(found: pb.CheckSlaComplianceResponse, window: float | None) -> RenderableType:
+    """Return how the targets stand, over a window if one was asked for, and what broke those that are missed."""
+    parts: list[RenderableType] = [levels(found.reports, window)]
     for report in found.reports:
         if not report.met or any(rate.burning for rate in report.burn_rates):
             parts += [Text(), _broken(report)]
     return Group(*parts)
 
 
-def levels(reports: Iterable[pb.SlaReport]) -> RenderableType:
+def levels(reports: Iterable[pb.SlaReport], window: float | None = None) -> RenderableType:
     """Return a line for each target."""
     table = tables.new_table("TARGET", "STATE", ">NOW", "PROMISED", ">WINDOW", ">BUDGET LEFT")
     for each in reports:
@@ -85,7 +85,7 @@ def levels(reports: Iterable[pb.SlaReport]) -> RenderableType:
             tables.state(_standing(each)),
             f"{each.current_value:.6g}{unit}" if each.measured else "",
             f"{before} {each.target.target_value:g}{unit}",
-            length(each.target.window),
+            length(each.target.window) if window is None else text.span(window),
             tables.plain(f"{each.budget_left:.0%}", "red" if each.budget_left <= 0 else "") if each.measured else "",
         )
     return tables.or_nothing(table, "no service level targets")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import typer
 from agenthive.cli import text
-from agenthive.cli.values import content, duration, enum_value, pairs, short_name
+from agenthive.cli.values import content, duration, enum_value, moment, pairs, short_name
 from agenthive.v1 import task_pb2
 
 
@@ -22,6 +22,15 @@ def test_durations(written: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused(written: str) -> None:
     with pytest.raises(typer.BadParameter):
         duration(written)
+
+
+def test_moments_are_spans_ago_or_dates_of_this_time_zone() -> None:
+    assert abs(moment("10m") - (text.now() - 600)) < 5
+    assert moment("2026-03-01T14:00Z") - moment("2026-03-01T12:00+00:00") == 7200
+    assert moment("2026-03-02") - moment("2026-03-01") == 86400
+    for wrong in ("yesterday", "2026-13-01", "-5m", ""):
+        with pytest.raises(typer.BadParameter):
+            moment(wrong)
 
 
 def test_labels() -> None:
