@@ -7,7 +7,9 @@ shrinks after it; alerts reach a web server, signed; a hive whose data directory
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,6 +26,7 @@ from agenthive.v1 import production_service_pb2 as pb
 from agenthive.v1.production_service_pb2_grpc import ProductionServiceStub
 from agenthive_plugins.production.scaling import LABEL
 from agenthive_server.testing.harness import ServerProcess
+from agenthive_server.testing.processes import find_runner
 from agenthive_server.testing.waiting import eventually
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
@@ -214,30 +217,27 @@ async def test_a_pool_grows_with_a_burst_and_shrinks_after_it(hives: Callable[..
         await hive.production.SetScalingPolicy(pb.SetScalingPolicyRequest(policy=policy))
         sizes: list[int] = []
 
-        async def size() -> int:
-            found = await hive.production.GetScalingPolicy(pb.GetScalingPolicyRequest(pool_id="burst"))
-            sizes.append(found.policy.current_agents)
-            return sizes[-1]
+        async def came_to(number: int) -> pb.ScalingDecision | None:
+            """The last decision, when it led to so many agents, and they are there."""
+            found = (await hive.production.GetScalingPolicy(pb.GetScalingPolicyRequest(pool_id="burst"))).policy
+            sizes.append(found.current_agents)
+            last: pb.ScalingDecision = found.last_decision
+            return last if last.recommended_agents == found.current_agents == number else None
 
-        async def is_size(number: int) -> bool:
-            return await size() == number
-
-        await eventually(partial(is_size, 1), limit=LIMIT)
+        await eventually(partial(came_to, 1), limit=LIMIT)
         names = await delegate(hive, "burst", 24)
-        await eventually(partial(is_size, 4), limit=LIMIT)
-        up = (await hive.production.GetScalingPolicy(pb.GetScalingPolicyRequest(pool_id="burst"))).policy
-        assert up.last_decision.action == pb.SCALING_ACTION_SCALE_UP
-        assert up.last_decision.pressure.pool > 0.7
-        assert len(up.last_decision.agent_ids) == up.last_decision.recommended_agents - up.last_decision.current_agents
+        up = await eventually(partial(came_to, 4), limit=LIMIT)
+        assert up is not None
+        assert up.action == pb.SCALING_ACTION_SCALE_UP
+        assert up.pressure.pool > 0.7
+        assert len(up.agent_ids) == up.recommended_agents - up.current_agents
         assert set(await ended(hive, names)) == {task_pb2.TASK_STATE_SUCCEEDED}
-        await eventually(partial(is_size, 1), limit=LIMIT)
-        down = (await hive.production.GetScalingPolicy(pb.GetScalingPolicyRequest(pool_id="burst"))).policy
-        assert down.last_decision.action == pb.SCALING_ACTION_SCALE_DOWN
+        down = await eventually(partial(came_to, 1), limit=LIMIT)
+        assert down is not None
+        # Down it goes one by one.
+        assert (down.action, down.current_agents) == (pb.SCALING_ACTION_SCALE_DOWN, 2)
         assert max(sizes) == 4
         agents = [agent async for agent in hive.client.list_agents(labels={LABEL: "burst"})]
-        # It went down one by one: each change of size after the top is a step of one.
-        after_top = sizes[sizes.index(4) :]
-        assert sorted(set(after_top), reverse=True) == [4, 3, 2, 1]
         tasks = {task.task_id: task async for task in hive.client.list_tasks()}
         assert {tasks[name].attempt for name in names} == {1}
         assert len({agent.agent_id for agent in agents}) == 4
@@ -294,6 +294,8 @@ async def test_a_hive_whose_data_are_gone_comes_back_from_a_backup(
         (gone,) = await delegate(hive, "gone", 1)
         await ended(hive, [gone])
     await lost.kill()
+    # The machine is gone, with everything on it.
+    os.kill(find_runner(lost.data_dir), signal.SIGKILL)
     shutil.rmtree(lost.data_dir)
     # A new server, with nothing but the backups.
     empty = hives("empty", backup_folder=elsewhere)
