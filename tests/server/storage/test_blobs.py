@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 from agenthive_server.kernel.ports import BlobInfo
-from agenthive_server.storage.chunks import in_chunks
 from agenthive_server.storage.memory import BLOB_CHUNK
 from agenthive_server.storage.sqlite import SqliteStore
 
@@ -22,14 +21,6 @@ async def content(chunks: int) -> AsyncIterator[bytes]:
 async def chunks_kept(store: SqliteStore) -> int:
     rows = await store._writer.call(lambda db: db.execute("SELECT count(*) FROM blob_chunk").fetchone())
     return int(rows[0])
-
-
-async def test_pieces_of_any_size_become_chunks_of_one() -> None:
-    async def pieces() -> AsyncIterator[bytes]:
-        for size in (1, 0, BLOB_CHUNK, 3 * BLOB_CHUNK - 1, 5):
-            yield bytes(size)
-
-    assert [len(chunk) async for chunk in in_chunks(pieces())] == [BLOB_CHUNK] * 4 + [5]
 
 
 async def test_an_upload_that_came_second_leaves_nothing(store: SqliteStore) -> None:

@@ -57,6 +57,8 @@ def sentence(error: BaseException) -> str:
     """Return what went wrong, for an operator."""
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
+    if isinstance(error, OSError):
+        return error.strerror or "the connection was lost"
     text = " ".join(str(error).split()) or type(error).__name__
     return f"{text} ({code(error)})" if code(error) else text
 

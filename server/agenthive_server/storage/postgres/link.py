@@ -32,10 +32,10 @@ Work = Callable[[Connection], Awaitable[T]]
 class Link:
     """A place for one connection. What is called here is finished, whoever stops waiting for it."""
 
-    def __init__(self, dialer: Dialer, **settings: str) -> None:
-        """`settings` are those of its session."""
+    def __init__(self, dialer: Dialer, name: str, **settings: str) -> None:
+        """`settings` are those of its session, `name` tells operators what it is for."""
         self._dialer = dialer
-        self._settings = settings
+        self._settings = {"application_name": f"agenthive {name}", **settings}
         self._connection: Connection | None = None
         self._uses, self._replan_at = 0, FIRST_REPLAN
         self._lock = asyncio.Lock()
@@ -166,8 +166,8 @@ def closed() -> StoreUnavailable:
 class Links:
     """Several connections, of which each call takes one: that used last, so that few are made where few are needed."""
 
-    def __init__(self, dialer: Dialer, count: int, **settings: str) -> None:
-        self._links = [Link(dialer, **settings) for _ in range(count)]
+    def __init__(self, dialer: Dialer, name: str, count: int, **settings: str) -> None:
+        self._links = [Link(dialer, name, **settings) for _ in range(count)]
         self._free: asyncio.LifoQueue[Link] = asyncio.LifoQueue()
         for link in self._links:
             self._free.put_nowait(link)

@@ -183,6 +183,9 @@ BOUNDS: Final = compiled(
 )
 """Select the id of the log, its head, the oldest event kept (head + 1 for none), and the number of groups."""
 
+SELECT_HEAD: Final = compiled(select(META.c.head))
+"""Select the head of the log."""
+
 LOCK_HEAD: Final = compiled(select(META.c.id).where(META.c.id == _ONE).with_for_update())
 """Lock the head of the log until the end of the transaction."""
 

@@ -19,7 +19,8 @@ from agenthive_server.telemetry import Histogram
 from . import reader
 from .blobs import Blobs
 from .database import Database
-from .dial import BY_KEY, Connection, Dialer
+from .dial import BY_KEY, Dialer
+from .ear import Ear, listen
 from .link import Link, Links
 from .roles import Leases
 from .tenure import Tenure
@@ -44,10 +45,10 @@ class PostgresStore:
         self._dialer = dialer = Dialer(url, clock)
         self._database = Database(url, dialer.connect)
         self._closing = asyncio.Event()
-        self._writing = Link(dialer, **BY_KEY)
-        self._readers = Links(dialer, READERS, **BY_KEY)
-        self._keeper = Link(dialer)
-        self._leasing = Link(dialer)
+        self._writing = Link(dialer, "writer", **BY_KEY)
+        self._readers = Links(dialer, "reader", READERS, **BY_KEY)
+        self._keeper = Link(dialer, "keeper")
+        self._leasing = Link(dialer, "lease")
         self._writer = Writer(self._writing, clock, now, self._closing)
         self._blobs = Blobs(self._keeper, clock)
         self.leases = Leases(self._leasing, now)
@@ -142,9 +143,12 @@ class PostgresStore:
         """The channel on which every commit with events notifies: the new head of the log, as a number."""
         return f"agenthive_{self._writer.log_id}"
 
-    async def connect(self) -> Connection:
-        """Return a connection of its own, for whoever listens; raises `StoreUnavailable`."""
-        return await self._dialer.dial()
+    async def listen(self, heard: Callable[[int], None]) -> Ear:
+        """Call back with the head of the log after every commit on the database, this server's and any other's.
+
+        Raises `StoreUnavailable`, as a look by the ear that is returned does when it has gone deaf.
+        """
+        return await listen(self._dialer, self.channel, heard)
 
     # Blobs
 
