@@ -49,13 +49,16 @@ type: $(DEV) ## Types, strictly
 # Into a folder of its own first: a generator that fails leaves the committed stubs alone.
 GENERATE = $(if $(PROTOS),$(PROTOC) --python_out="$$out" --mypy_out=quiet:"$$out" $(PROTOS),true) && \
 	$(if $(SERVICES),$(PROTOC) --grpc_python_out="$$out" --mypy_grpc_out=quiet:"$$out" $(SERVICES),true)
+COMPILED = server/agenthive_server/storage/compiled.py
 STUBS    = find agenthive -name '*_pb2*.py*' ! -path '*/__pycache__/*'
 
-gen: $(DEV) ## Regenerate the Python stubs in clients/python
+gen: $(DEV) ## Regenerate the Python stubs in clients/python, and the texts of SQL statements
+	@$(PY) -m agenthive_server.storage.building >$(COMPILED).new && mv $(COMPILED).new $(COMPILED)
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(GENERATE) && cp -R "$$out/." $(CLIENT)/ && \
 	cd $(CLIENT) && for stub in $$($(STUBS)); do test -e "$$out/$$stub" || rm "$$stub"; done
 
-gen-check: $(DEV) ## Fail when the committed stubs differ from the protos
+gen-check: $(DEV) ## Fail when what is generated and committed differs from its source
+	@$(PY) -m agenthive_server.storage.building | cmp -s - $(COMPILED) || { echo "Run 'make gen' and commit the result." >&2; exit 1; }
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && out="$$work/expected" && mkdir "$$out" "$$work/committed" && \
 	$(GENERATE) && (cd $(CLIENT) && for stub in $$($(STUBS)); do \
 		mkdir -p "$$work/committed/$${stub%/*}" && cp "$$stub" "$$work/committed/$$stub"; done) && \

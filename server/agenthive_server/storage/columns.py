@@ -18,6 +18,9 @@ from agenthive_server.kernel.tasks import TERMINAL, Progress, Task
 
 Values = tuple[Any, ...]
 
+REVISION = "0002"
+"""The migration this version's tables stand at; it is the newest file in `migrations/versions`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from agenthive_server.kernel.ports import StoreUnusable
 
 from . import statements
-from .schema import REVISION
+from .columns import REVISION
 from .transaction import finish, sentence
 
 Synchronous = Literal["FULL", "NORMAL"]

@@ -14,10 +14,11 @@ from sqlalchemy.types import TypeEngine
 
 from agenthive_server.kernel.records import Kind
 
+from . import columns
 from .columns import SHAPES
 
-REVISION = "0002"
-"""The migration this version's tables stand at; it is the newest file in `migrations/versions`."""
+REVISION = columns.REVISION
+"""The migration the tables stand at."""
 
 
 class _Jsonb(JSON):

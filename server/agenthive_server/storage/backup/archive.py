@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from agenthive_server import telemetry
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.health import Reading, Status
-from agenthive_server.storage.schema import REVISION
+from agenthive_server.storage.columns import REVISION
 from agenthive_server.telemetry import Sample
 
 from .create import Making, create_backup

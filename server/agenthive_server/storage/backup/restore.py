@@ -19,9 +19,9 @@ import msgspec
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import BadRequest, DataLoss, Refused, StoreUnavailable
 from agenthive_server.kernel.ports import StoreUnusable
+from agenthive_server.storage.columns import REVISION
 from agenthive_server.storage.database import Database
 from agenthive_server.storage.migrations import migrate
-from agenthive_server.storage.schema import REVISION
 
 from .create import open_copy
 from .journal import FOLDER

@@ -14,7 +14,7 @@ from agenthive_server.kernel.errors import DataLoss
 from agenthive_server.kernel.records import Kind
 from agenthive_server.storage import statements
 from agenthive_server.storage.codec import Unreadable, unpack, unpack_events
-from agenthive_server.storage.schema import REVISION
+from agenthive_server.storage.columns import REVISION
 from agenthive_server.storage.transaction import sentence
 
 from .create import open_copy, tables
