@@ -223,7 +223,8 @@ async def _around(
 async def _finish(call: Call, context: Context, chain: Chain) -> None:
     call.answered = True
     await chain.leave(call, OK, len(chain.befores))
-    context.set_trailing_metadata(call.trailing)
+    if call.trailing:
+        context.set_trailing_metadata(call.trailing)
 
 
 async def _fail(call: Call, context: Context, chain: Chain, entered: int, error: BaseException) -> None:

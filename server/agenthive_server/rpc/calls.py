@@ -26,6 +26,7 @@ R = TypeVar("R")
 After = tuple[float | str, str]
 """The sort key of the last record of a page, as `Query.after` wants it."""
 
+_POLICIES: Final = frozenset(pb.IdConflictPolicy.values())
 _PAGE_FIELDS: Final = ("page_size", "page_token")
 _MARGIN_SHARE: Final = 0.1
 _MARGIN_MOST: Final = 1.0
@@ -58,7 +59,7 @@ def waiting_time(call: Call, request: Any) -> float:
 def uses_existing(request: Any) -> bool:
     """Whether an id in use is answered with what has it, instead of an error."""
     policy = request.id_conflict_policy
-    if policy not in pb.IdConflictPolicy.values():
+    if policy not in _POLICIES:
         raise BadRequest(f"{policy} is no value of this enum", field="id_conflict_policy")
     return bool(policy == pb.ID_CONFLICT_POLICY_USE_EXISTING)
 

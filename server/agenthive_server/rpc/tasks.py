@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from agenthive.v1 import orchestrator_service_pb2 as pb
 
@@ -20,6 +20,8 @@ from .convert.values import names, required_payload
 
 R = TypeVar("R")
 
+_WAITS: Final = frozenset(pb.WaitFor.values())
+
 
 class TaskMethods:
     """Parse, call one verb, convert back."""
@@ -31,7 +33,7 @@ class TaskMethods:
     async def DelegateTask(self, request: pb.DelegateTaskRequest, call: Call) -> pb.DelegateTaskResponse:
         """Accept a task; with `wait_for` RESULT answer when it is terminal, or as it stands."""
         new = NewTask(id=validate.optional_id(request.task_id, "task_id"), spec=required_spec(request, "spec"))
-        if request.wait_for not in pb.WaitFor.values():
+        if request.wait_for not in _WAITS:
             raise BadRequest(f"{request.wait_for} is no value of this enum", field="wait_for")
         wait = waiting_time(call, request)
         caller = mutation(call, request)

@@ -6,11 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
+from functools import cache
 from hashlib import blake2b
 from typing import Any, Final
 
 from agenthive.v1 import payload_pb2
-from google.protobuf.descriptor import EnumDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
@@ -148,15 +149,13 @@ def fill_json(message: Struct, text: str) -> None:
 def digest_of(request: Message) -> str:
     """Return the hash of a request, without its request id and its waits. The request is afterwards as it was."""
     kept: list[tuple[str, Any]] = []
-    for name in _NOT_COMPARED:
-        if name in request.DESCRIPTOR.fields_by_name:
-            value = getattr(request, name)
-            if isinstance(value, Message):
-                if request.HasField(name):
-                    kept.append((name, type(value).FromString(value.SerializeToString())))
-            else:
-                kept.append((name, value))
-            request.ClearField(name)
+    for name, nested in _left_out(request.DESCRIPTOR):
+        value = getattr(request, name)
+        if not nested:
+            kept.append((name, value))
+        elif request.HasField(name):
+            kept.append((name, type(value).FromString(value.SerializeToString())))
+        request.ClearField(name)
     digest = blake2b(request.SerializeToString(deterministic=True), digest_size=16).hexdigest()
     for name, value in kept:
         if isinstance(value, Message):
@@ -164,3 +163,10 @@ def digest_of(request: Message) -> str:
         else:
             setattr(request, name, value)
     return digest
+
+
+@cache
+def _left_out(request: Descriptor) -> tuple[tuple[str, bool], ...]:
+    """Return the fields of a request that do not count for its digest, and whether each is a message."""
+    fields = request.fields_by_name
+    return tuple((name, fields[name].message_type is not None) for name in _NOT_COMPARED if name in fields)
