@@ -17,6 +17,16 @@ def test_check_config_prints_the_effective_settings(tmp_path: Path, capsys: pyte
     assert json.loads(capsys.readouterr().out)["server"]["listen"] == "127.0.0.1:7000"
 
 
+def test_check_config_does_not_print_the_password_of_a_database(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "hive.toml"
+    path.write_text('[server]\nstore = "postgresql://hive:secret@db.example/hive?sslmode=verify-full"\n')
+    assert main(["check-config", "--config", str(path)]) == 0
+    shown = json.loads(capsys.readouterr().out)["server"]["store"]
+    assert shown == "postgresql://hive:***@db.example/hive?sslmode=verify-full"
+
+
 def test_check_config_says_what_is_wrong_and_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "fleet.toml"
     path.write_text("[server]\nport = 1\n")

@@ -102,5 +102,7 @@ def test_a_local_runner_does_not_get_in_with_what_a_caller_was_given(monkeypatch
     for name in ("TOKEN", "TOKEN_FILE", "CA", "CERT", "KEY"):
         monkeypatch.setenv(f"AGENTHIVE_{name}", "x")
     monkeypatch.setenv("AGENTHIVE_LIMITS__UNANSWERED_LIMIT", "4")
-    names = [name for name in runner_environment() if name.startswith("AGENTHIVE_")]
+    for name in ("AGENTHIVE_SERVER__STORE", "PGPASSWORD", "PGPASSFILE"):
+        monkeypatch.setenv(name, "secret")
+    names = [name for name in runner_environment() if name.startswith(("AGENTHIVE_", "PG"))]
     assert names == ["AGENTHIVE_LIMITS__UNANSWERED_LIMIT"]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from agenthive_server.kernel.clock import ManualClock
+from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.lifecycle import StartError
-from agenthive_server.settings import load
+from agenthive_server.settings import SettingsError, database_path, load
 from agenthive_server.storage.memory import MemoryStore
+from agenthive_server.storage.postgres.clock import DatabaseClock
+from agenthive_server.storage.postgres.store import PostgresStore
 from agenthive_server.storage.sqlite import SqliteStore
-from agenthive_server.stores import build_archive, migrate, open_store
+from agenthive_server.stores import build_archive, build_clock, migrate, open_store
+from agenthive_server.testing.postgres import PostgresServer
 
 
 def test_each_url_has_its_store(tmp_path: Path) -> None:
@@ -24,6 +29,72 @@ def test_each_url_has_its_store(tmp_path: Path) -> None:
     assert build_archive(here, store, clock, "1") is None
     with pytest.raises(StartError, match=r"expected sqlite:///PATH or memory:"):
         open_store(load(flags={"server.store": "mysql://x"}, environ={}), clock)
+
+
+def test_a_database_url_has_its_store_and_its_clock(tmp_path: Path) -> None:
+    url = "postgresql://hive:secret@127.0.0.1:1/hive"
+    settings = load(flags={"server.store": url}, environ={})
+    clock = build_clock(settings)
+    assert isinstance(clock, DatabaseClock)
+    assert isinstance(build_clock(load(flags={}, environ={})), SystemClock)
+    assert isinstance(open_store(settings, clock), PostgresStore)
+    with pytest.raises(StartError, match="cannot be opened") as caught:
+        migrate(settings)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(SettingsError, match="tools of its own for copies") as told:
+        database_path(settings)
+    assert "secret" not in str(told.value)
+    archived = load(flags={"server.store": url, "server.archive_dir": str(tmp_path)}, environ={})
+    with pytest.raises(StartError, match="archives its own log"):
+        build_archive(archived, open_store(archived, clock), clock, "1")
+
+
+def test_a_database_is_made_by_migrate_and_found_up_to_date(postgres: PostgresServer) -> None:
+    settings = load(flags={"server.store": postgres.url("by_hand")}, environ={})
+    for _ in range(2):
+        assert migrate(settings) == f"postgresql://127.0.0.1:{postgres.port}/postgres is up to date"
+
+
+_WITHOUT = """
+import sys
+sys.modules["asyncpg"] = None
+from agenthive_server.kernel.clock import SystemClock
+from agenthive_server.lifecycle import StartError
+from agenthive_server.settings import load
+from agenthive_server.stores import migrate, open_store
+settings = load(flags={"server.store": "postgresql://h/d"}, environ={})
+for ask in (lambda: open_store(settings, SystemClock()), lambda: migrate(settings)):
+    try:
+        ask()
+    except StartError as error:
+        print(error)
+"""
+
+
+def test_without_the_driver_one_is_told_how_to_get_it() -> None:
+    told = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=True, timeout=60)
+    assert told.stdout.count("needs the package asyncpg: pip install 'agenthive[postgres]'") == 2
+
+
+_BASE = """
+import asyncio, sys
+from agenthive_server.app import App
+from agenthive_server.settings import load
+
+async def main():
+    app = App(load(flags={"server.listen": "127.0.0.1:0", "server.data_dir": sys.argv[1]}, environ={}))
+    await app.open()
+    await app.close()
+
+asyncio.run(main())
+loaded = [name for name in sys.modules if name.startswith(("asyncpg", "sqlalchemy.dialects.postgresql", "greenlet"))]
+loaded += [name for name in sys.modules if name.startswith("agenthive_server.storage.postgres.")]
+assert not loaded, loaded
+"""
+
+
+def test_a_server_on_sqlite_loads_nothing_of_postgresql(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", _BASE, str(tmp_path)], check=True, timeout=60)
 
 
 def test_what_is_only_in_memory_cannot_be_archived(tmp_path: Path) -> None:

@@ -11,16 +11,17 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from agenthive_server.kernel.clock import SystemClock
-from agenthive_server.testing.harness import free_port
 
 START_LIMIT: Final = 60.0
 STOP_LIMIT: Final = 20.0
@@ -46,6 +47,17 @@ def find_binaries() -> Path | None:
     return None
 
 
+# Not by subprocess's own `user`: that forks, and a process in which gRPC runs must not.
+_AS_NOBODY: Final = """
+import os, pwd, sys
+nobody = pwd.getpwnam("nobody")
+os.setgroups([])
+os.setgid(nobody.pw_gid)
+os.setuid(nobody.pw_uid)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 class PostgresServer:
     """A server that tests may stop, kill and start again on the same data. Everything here blocks."""
 
@@ -57,8 +69,9 @@ class PostgresServer:
         self._settings = {**_FAST, **(settings or {})}
         self._password = secrets.token_hex(8)
         self._process: subprocess.Popen[bytes] | None = None
+        self._ran = False
         self._clock = SystemClock()
-        self.port = free_port()
+        self.port = _free_port()
 
     def url(self, schema: str = "", *, port: int = 0) -> str:
         """Return the URL of its database, or of a schema in it; `port` is that of a proxy before it."""
@@ -70,19 +83,9 @@ class PostgresServer:
         secret = self._folder / "password"
         secret.write_text(self._password, encoding="ascii")
         self._give_away(self._folder, secret)
-        command: list[str | Path] = [
-            self._program("initdb"),
-            "-D",
-            self._data,
-            "-U",
-            "hive",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "--no-sync",
-        ]
+        command = [*self._run("initdb"), "-D", self._data, "-U", "hive", "-E", "UTF8", "--locale=C", "--no-sync"]
         command += ["--auth=md5", f"--pwfile={secret}"]
-        made = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", **self._as_whom())
+        made = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/")
         if made.returncode:
             raise RuntimeError(f"initdb: {made.stderr[-2000:]}")
         own = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
@@ -96,12 +99,15 @@ class PostgresServer:
             self._launch()
             while self._clock.monotonic() < end:
                 if self._ready():
+                    self._ran = True
                     return
                 assert self._process is not None
                 if self._process.poll() is not None:
-                    # What a killed one left needs a moment to go.
                     break
                 time.sleep(_LOOK)
+            if not self._ran:
+                break
+            # What a killed one left needs a moment to go.
             time.sleep(5 * _LOOK)
         self.kill()
         raise RuntimeError(f"PostgreSQL did not start: {self.log()[-4000:]}")
@@ -121,13 +127,12 @@ class PostgresServer:
     def _launch(self) -> None:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._program("postgres"), "-D", self._data],
+                [*self._run("postgres"), "-D", self._data],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 start_new_session=True,
-                **self._as_whom(),
             )
 
     def _ready(self) -> bool:
@@ -152,16 +157,22 @@ class PostgresServer:
             process.wait()
             raise
 
-    def _program(self, name: str) -> Path:
-        return self._binaries / name
+    def _run(self, name: str) -> list[str | Path]:
+        """Return the command of a program; root's becomes another's before it is run, and keeps its process id."""
+        program = self._binaries / name
+        return [sys.executable, "-I", "-S", "-c", _AS_NOBODY, program] if os.geteuid() == 0 else [program]
 
     def _give_away(self, *paths: Path) -> None:
         if os.geteuid() == 0:
             for path in paths:
-                shutil.chown(path, "nobody", "nogroup")
+                shutil.chown(path, "nobody")
 
-    def _as_whom(self) -> dict[str, Any]:
-        return {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 @contextmanager

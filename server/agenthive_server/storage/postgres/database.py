@@ -10,7 +10,8 @@ from uuid import uuid4
 
 from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.storage.address import named_schema, shown
-from agenthive_server.storage.schema import REVISION, metadata
+from agenthive_server.storage.columns import REVISION
+from agenthive_server.storage.schema import metadata
 
 from . import tables
 from .dial import Connection

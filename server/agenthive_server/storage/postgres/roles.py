@@ -45,9 +45,12 @@ class Leases:
         self._link = link
         self._now = now
 
-    async def take(self, name: str, holder: str) -> Told:
-        """Take a role that is free or whose lease has ended, under a new epoch; else return it as it is held."""
-        return await self._link.call(lambda db: self._take(db, (NAMESPACE, name), holder))
+    async def take(self, name: str, holder: str, *, gone: str = "") -> Told:
+        """Take a role that is free or whose lease has ended, under a new epoch; else return it as it is held.
+
+        `gone` is a holder that is known not to be there any more: its lease need not end first.
+        """
+        return await self._link.call(lambda db: self._take(db, (NAMESPACE, name), holder, gone))
 
     async def renew(self, role: RoleRecord) -> Told | None:
         """Move the end of a lease on; None when it is another's meanwhile. One that has ended and that nobody took is
@@ -58,14 +61,14 @@ class Leases:
         """Let anybody take a role at once, unless it is another's already."""
         await self._link.call(lambda db: self._give_up(db, role))
 
-    async def _take(self, db: Connection, key: Key, holder: str) -> Told:
+    async def _take(self, db: Connection, key: Key, holder: str, gone: str) -> Told:
         async with db.transaction():
             # A change like any other: whoever committed under the old epoch has done so before.
             await db.execute(statements.LOCK_HEAD)
             row = await db.fetchrow(statements.LOCK_ROLE, *key)
             now = await self._time(db)
             known = cast("RoleRecord", unpack(Kind.ROLE, *row)) if row is not None else None
-            if known is not None and known.holder not in ("", holder) and known.expire_time > now:
+            if known is not None and known.holder not in ("", holder, gone) and known.expire_time > now:
                 return Told(known, now)
             namespace, name = key
             epoch, revision = (known.epoch, known.revision) if known else (0, 0)

@@ -186,6 +186,9 @@ BOUNDS: Final = compiled(
 SELECT_HEAD: Final = compiled(select(META.c.head))
 """Select the head of the log."""
 
+MAKE_ROOM: Final = "SELECT pg_notification_queue_usage()"
+"""Have the queue of notifications tidied up, which looking at it does; one that was full stays so otherwise."""
+
 LOCK_HEAD: Final = compiled(select(META.c.id).where(META.c.id == _ONE).with_for_update())
 """Lock the head of the log until the end of the transaction."""
 

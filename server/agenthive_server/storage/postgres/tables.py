@@ -7,7 +7,8 @@ from typing import Final
 from sqlalchemy import insert
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from agenthive_server.storage.schema import META, REVISION, metadata
+from agenthive_server.storage.columns import REVISION
+from agenthive_server.storage.schema import META, metadata
 
 from .statements import compiled
 

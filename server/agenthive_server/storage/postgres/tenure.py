@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
@@ -32,7 +33,7 @@ class Tenure:
     def __init__(self, leases: Leases, clock: Clock) -> None:
         self._leases = leases
         self._clock = clock
-        self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex}"
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{_place()}:{uuid4().hex}"
         self.lost = ""
         self._role: RoleRecord | None = None
         self._renewing: asyncio.Task[None] | None = None
@@ -45,16 +46,17 @@ class Tenure:
     async def begin(self) -> None:
         """Take the role, and renew it from then on.
 
-        Where a server that is gone has not given it up, this waits until its lease ends, `roles.SPAN` at most. Raises
-        `StoreUnusable` when a server is there that renews it.
+        Where a server that is gone has not given it up, this waits until its lease ends, `roles.SPAN` at most; not for
+        one that ran here, where it can be seen to be gone. Raises `StoreUnusable` when a server renews it.
         """
         seen: RoleRecord | None = None
-        while (role := await self._take()).holder != self.holder:
+        while (role := await self._take(seen)).holder != self.holder:
             if seen is not None and (seen.revision, seen.expire_time) != (role.revision, role.expire_time):
-                host, pid, _ = role.holder.split(":")
+                host, pid, *_ = role.holder.split(":")
                 raise StoreUnusable(f"the database is in use by another server (process {pid} on {host})")
+            if seen is not None or not _gone(role.holder):
+                await self._clock.sleep(LOOKED_EVERY)
             seen = role
-            await self._clock.sleep(LOOKED_EVERY)
         self._role = role
         self._renewing = asyncio.create_task(self._run())
 
@@ -69,9 +71,10 @@ class Tenure:
             except StoreUnavailable as error:
                 _log.warning("store_lease_not_given_up", extra={"error": error.message})
 
-    async def _take(self) -> RoleRecord:
+    async def _take(self, seen: RoleRecord | None) -> RoleRecord:
         asked = self._clock.now()
-        told = await self._leases.take(ROLE, self.holder)
+        gone = seen.holder if seen is not None and _gone(seen.holder) else ""
+        told = await self._leases.take(ROLE, self.holder, gone=gone)
         self._follow(asked, told.now)
         return told.role
 
@@ -98,3 +101,27 @@ class Tenure:
     def _follow(self, asked: float, told: float) -> None:
         if isinstance(self._clock, DatabaseClock):
             self._clock.follow(asked, told)
+
+
+def _place() -> str:
+    """Return where process ids mean the same processes: this boot of this machine, and its space of ids."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot}/{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return ""
+
+
+def _gone(holder: str) -> bool:
+    """Whether the server of a lease surely does not run any more: it ran here, and its process is not there."""
+    _, pid, place, _ = holder.split(":")
+    if not place or place != _place():
+        return False
+    try:
+        os.kill(int(pid), 0)
+        # One that has ended and that nobody has looked after yet.
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in "ZX"
+    except (ProcessLookupError, FileNotFoundError):
+        return True
+    except OSError:
+        return False

@@ -69,7 +69,7 @@ class Writer:
         self.log_id = ""
         self.group_count = 0
         self._trouble = ""
-        self._muted_until = float("-inf")
+        self._muted, self._muted_until = False, 0.0
         # How long COMMIT takes: all but a little of it is the sync of the disk.
         self.syncs = Histogram()
 
@@ -124,6 +124,9 @@ class Writer:
         try:
             async with asyncio.timeout(GROUP_LIMIT):
                 await self._link.plan(connection)
+                if self._muted and self._clock.monotonic() >= self._muted_until:
+                    await connection.execute(statements.MAKE_ROOM)
+                    self._muted = False
                 try:
                     draft = await self._write_whole(connection, group)
                 except _DataRefused:
@@ -185,9 +188,8 @@ class Writer:
 
     def _bulk(self, fold: Fold, members: Sequence[ChangeSet]) -> bulk.Bulk:
         now = self._now() if self._now else None
-        channel = self.channel if self._clock.monotonic() >= self._muted_until else ""
         try:
-            return bulk.build(fold, members, fence=self.fence, channel=channel, now=now)
+            return bulk.build(fold, members, fence=self.fence, channel="" if self._muted else self.channel, now=now)
         except REFUSED as error:
             raise _DataRefused from error
 
@@ -243,7 +245,7 @@ class Writer:
             if not isinstance(error, FAILURES):
                 raise
             if code(error) == NO_ROOM:
-                self._muted_until = self._clock.monotonic() + MUTE_SECONDS
+                self._muted, self._muted_until = True, self._clock.monotonic() + MUTE_SECONDS
             if not await self._doubt.settle(draft, error):
                 raise unavailable(error) from error
         else:

@@ -11,10 +11,11 @@ from agenthive_server.kernel.changes import COMMITTED
 from agenthive_server.kernel.clock import SystemClock
 from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.kernel.records import Kind, StateRecord
+from agenthive_server.storage.columns import REVISION
 from agenthive_server.storage.postgres.database import Database, migrate
 from agenthive_server.storage.postgres.dial import Connection, Dialer
 from agenthive_server.storage.postgres.store import PostgresStore
-from agenthive_server.storage.schema import REVISION, metadata
+from agenthive_server.storage.schema import metadata
 from agenthive_server.testing.harness import free_port
 from agenthive_server.testing.postgres import PostgresServer
 from agenthive_server.testing.store_model import changing, task

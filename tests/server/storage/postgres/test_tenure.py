@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +12,7 @@ from agenthive_server.kernel.changes import COMMITTED
 from agenthive_server.kernel.clock import ManualClock, settle
 from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.ports import StoreUnusable
-from agenthive_server.kernel.records import Kind
+from agenthive_server.kernel.records import Kind, RoleRecord
 from agenthive_server.storage.postgres.clock import DatabaseClock
 from agenthive_server.storage.postgres.roles import RENEWED_EVERY, SPAN
 from agenthive_server.storage.postgres.store import PostgresStore
@@ -128,3 +130,59 @@ async def test_without_a_database_a_store_closes_soon(distant: PostgresStore, ne
     network.cut()  # type: ignore[attr-defined] # the network of this folder's conftest
     async with asyncio.timeout(5):
         await distant.close()
+
+
+_SERVER = """
+import asyncio, sys
+from agenthive_server.kernel.clock import SystemClock
+from agenthive_server.storage.postgres.store import PostgresStore
+
+async def main():
+    await PostgresStore(sys.argv[1], clock=SystemClock()).open()
+    print("open", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("looked_after", [False, True])
+def test_a_server_killed_on_this_machine_is_replaced_at_once(url: str, looked_after: bool) -> None:
+    with subprocess.Popen([sys.executable, "-c", _SERVER, url], stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"open\n"
+        server.kill()
+        if looked_after:
+            server.wait()
+        # Else it is there still, and has ended all the same.
+        asyncio.run(_opens_at_once(url))
+
+
+async def _opens_at_once(url: str) -> None:
+    # On a clock that stands still nobody waits.
+    store = PostgresStore(url, clock=ManualClock())
+    async with asyncio.timeout(20):
+        await store.open()
+    await store.close()
+
+
+@pytest.mark.parametrize("place", ["", "another boot/1", None])
+async def test_a_process_of_another_machine_or_one_that_lives_is_not_taken_for_dead(
+    new_store: NewStore, place: str | None
+) -> None:
+    held = new_store(clock=ManualClock(1_000.0), now=lambda: 1_000.0)
+    await held.open()
+    host, pid, own, name = held.tenure.holder.split(":")
+    if place is not None:
+        # The process may be gone here; it never was here.
+        pid, own = "4194304", place
+    gone(held)
+    (role,) = await held.scan(Kind.ROLE)
+    assert isinstance(role, RoleRecord)
+    left = role.evolve(holder=f"{host}:{pid}:{own}:{name}", revision=role.revision + 1)
+    assert await held.leases._link.call(lambda db: held.leases._put(db, left, role.revision))
+    clock = ManualClock(1_000.0)
+    second = new_store(clock=clock, now=clock.now)
+    opening = asyncio.create_task(second.open())
+    assert await advance_until(clock, opening) >= SPAN
+    await opening
