@@ -16,7 +16,8 @@ from .series import SeriesSet
 
 KEY = "alive"
 _LATE = 3.0
-"""A look that comes this many times later than it should was kept from coming."""
+_LATE_SECONDS = 2.0
+"""A look that comes this many times later than it should was kept from coming; by a second any machine may be late."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Uptime:
 
     def __init__(self, series: SeriesSet, every: float) -> None:
         self._series = series
-        self._late = _LATE * every
+        self._late = max(_LATE * every, _LATE_SECONDS)
         self._last: float | None = None
 
     def begin(self, last: LastLook | None, process: str, now: float) -> None:
