@@ -53,7 +53,7 @@ from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
 from agenthive_server.settings import Settings, SettingsError, data_dir
 from agenthive_server.storage.committer import Committer
-from agenthive_server.stores import build_archive, build_clock, open_store
+from agenthive_server.stores import build_archive, build_clock, open_store, replaced
 from agenthive_server.surroundings import Surroundings
 from agenthive_server.telemetry import Metrics
 from agenthive_server.vitals import Vitals, server_version
@@ -340,10 +340,13 @@ async def serve(settings: Settings, config_path: Path | None = None) -> int:
     sys.stdout.flush()
     if settings.server.runner:
         app.start_runner()
+    lost: list[str] = []
     try:
-        await signals.stop.wait()
+        await _until(replaced(app.store, lost), signals.stop)
     finally:
         await app.close(signals.hurry)
+    if lost:
+        raise StartError(lost[0])
     return 0
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from agenthive_server.kernel.clock import Clock, SystemClock
 from agenthive_server.kernel.ports import Store, StoreUnusable
@@ -33,6 +33,22 @@ def open_store(settings: Settings, clock: Clock) -> Store:
     from agenthive_server.storage.sqlite import SqliteStore
 
     return SqliteStore(path, clock=clock, synchronous=settings.server.synchronous)
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A store that another server may take over."""
+
+    async def replaced(self) -> str:
+        """Wait until that has happened; returns a sentence."""
+
+
+async def replaced(store: Store, why: list[str]) -> None:
+    """Wait until another server has taken a store over, and note why this one must not go on; for others, for ever."""
+    if isinstance(store, Shared):
+        why.append(await store.replaced())
+    else:
+        await asyncio.Event().wait()
 
 
 def build_clock(settings: Settings) -> Clock:

@@ -184,6 +184,11 @@ class PostgresStore:
         await self._readers.call(reader.position)
         return self._clock.monotonic() - began
 
+    async def replaced(self) -> str:
+        """Wait until another server has taken the database over; returns a sentence that says so."""
+        await self.tenure.ended.wait()
+        return f"{shown(self._dialer.url)}: {self.tenure.lost}"
+
     @property
     def writable(self) -> str:
         """Empty while commits succeed, else why the last one did not."""

@@ -28,13 +28,15 @@ _log = logging.getLogger(__name__)
 
 
 class Tenure:
-    """Holds the role for one server process. `lost` says why it is another's; it does not come back then."""
+    """Holds the role for one server process. Once it is another's, `ended` is set, `lost` says so, and it is so for
+    good."""
 
     def __init__(self, leases: Leases, clock: Clock) -> None:
         self._leases = leases
         self._clock = clock
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{_place()}:{uuid4().hex}"
         self.lost = ""
+        self.ended = asyncio.Event()
         self._role: RoleRecord | None = None
         self._renewing: asyncio.Task[None] | None = None
 
@@ -93,6 +95,7 @@ class Tenure:
         told = await self._leases.renew(self._role)
         if told is None:
             self.lost = "another server has taken over this database; start this one again"
+            self.ended.set()
             _log.critical("store_lease_lost", extra={"holder": self.holder})
             return
         self._role = told.role

@@ -32,6 +32,8 @@ def test_a_row_changed_more_than_once_is_written_once() -> None:
     assert made.text.count("INSERT INTO task") == 1
     assert "UPDATE task" not in made.text
     assert (3,) in made.arguments
+    # Its key is sent once, to be compared and to be written.
+    assert made.arguments.count(("a",)) == 1
 
 
 def test_a_row_removed_and_made_anew_is_replaced() -> None:
@@ -46,6 +48,7 @@ def test_checks_alone_write_nothing() -> None:
     assert not made.written
     assert made.text.startswith("SELECT 'role'")
     assert made.arguments == [("",), ("server",), (7,), ("default",), ("a",), (3,)]
+    assert made.text.count("unnest") == 2
     assert not built(ChangeSet()).written
 
 

@@ -90,7 +90,7 @@ async def test_a_server_that_was_replaced_commits_nothing_and_says_so(new_store:
     assert await second.commit([changing(task("c"))]) == [COMMITTED]
     assert await second.get(Kind.TASK, [("default", name) for name in "abc"]) == [task("a"), None, task("c")]
     clock.move(RENEWED_EVERY)
-    await eventually(lambda: asleep.tenure.lost)
+    assert "taken over" in await asleep.replaced()
     with pytest.raises(StoreUnavailable, match="start this one again"):
         await asleep.ping()
     await asleep.close()

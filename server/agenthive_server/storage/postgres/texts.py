@@ -1,0 +1,145 @@
+"""The texts of statements of groups. What they do is told in `bulk.py`; here, which values they take in which order.
+
+A part is what is done to the rows of one kind; its placeholders are lists, one for each column:
+
+    check, delete   namespace, id, the revision that must be there
+    insert          the columns of the table
+    replace         the columns of the table, the revision that must be there
+    update          revision, the changing columns, body, namespace, id, the revision that must be there
+
+Those of a statement that writes come after three others: the time or nothing, the channel, the number of events. Last
+come the events: last and first counted from the head of the log, body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Final
+
+from agenthive_server.kernel.records import Kind
+from agenthive_server.storage.columns import SHAPES
+from agenthive_server.storage.schema import TABLES
+
+from .statements import NOW, type_name
+
+Part = tuple[Kind, str]
+
+_KEY: Final = ("namespace", "id")
+_EXPECTED: Final = "expected"
+_SAME: Final = "r.namespace = n.namespace AND r.id = n.id"
+
+
+@lru_cache(maxsize=256)
+def comparing(parts: tuple[Part, ...]) -> str:
+    """Return a statement that only compares, and returns what is not as expected."""
+    places = _Places(1)
+    return _all(_part(part, places)[0] for part in parts)
+
+
+@lru_cache(maxsize=1_024)
+def writing(parts: tuple[Part, ...], *, told: bool, ring: bool) -> str:
+    """Return a statement that writes, with events if something is told of, and notifies if it is to ring."""
+    places = _Places(4)
+    made = [_part(part, places) for part in parts]
+    stale = f"stale AS MATERIALIZED ({_all(expectation for expectation, _ in made)})"
+    writes = [
+        f"{kind.value}_{deed} AS ({write})" for (kind, deed), (_, write) in zip(parts, made, strict=True) if write
+    ]
+    if told:
+        events = places.take({"last": "BIGINT", "first": "BIGINT", "body": "BYTEA"})
+        placed = "gate.head + n.last, gate.head + n.first, gate.time, n.body"
+        writes.append(
+            f"told AS (INSERT INTO event (last, first, time, body) SELECT {placed} FROM gate, {_rows(events)})"  # noqa: S608 - names of the schema
+        )
+    rung = ", pg_notify($2::text, (gate.head + $3::bigint)::text)" if ring else " WHERE $2::text IS NOT NULL"
+    return (
+        f"WITH {', '.join((stale, _GATE, *writes, _MOVED))} SELECT '' AS kind, log_id, pg_current_xact_id()::text,"  # noqa: S608 - names of the schema
+        f" head, group_count, time FROM gate{rung} UNION ALL SELECT *, NULL, NULL FROM stale"
+    )
+
+
+@lru_cache(maxsize=256)
+def revisions(kinds: tuple[Kind, ...]) -> str:
+    """Return a statement that selects kind, namespace, id and revision: namespaces and ids of each kind."""
+    places = _Places(1)
+    return " UNION ALL ".join(_there(kind, places.take(dict.fromkeys(_KEY, "TEXT"))) for kind in kinds)
+
+
+_GATE: Final = (
+    f"gate AS MATERIALIZED (SELECT log_id, head, group_count, greatest(head_time, {NOW}) AS time"  # noqa: S608 - no values
+    " FROM meta WHERE id = 1 AND NOT EXISTS (SELECT FROM stale))"
+)
+"""One row if everything is as expected, else none: whatever is written is joined with it."""
+
+_MOVED: Final = (
+    "moved AS (UPDATE meta SET head = gate.head + $3::bigint, head_time = gate.time,"
+    " group_count = gate.group_count + 1 FROM gate WHERE meta.id = 1)"
+)
+
+
+class _Places:
+    """Numbers placeholders in the order in which they are taken."""
+
+    def __init__(self, first: int) -> None:
+        self._next = first
+
+    def take(self, columns: Mapping[str, str]) -> dict[str, str]:
+        """Return a placeholder for the list of each column, by its name; `columns` are types by name."""
+        taken = {name: f"${number}::{of}[]" for number, (name, of) in enumerate(columns.items(), self._next)}
+        self._next += len(columns)
+        return taken
+
+
+def _rows(lists: Mapping[str, str]) -> str:
+    """Return lists as rows named `n`."""
+    return f"unnest({', '.join(lists.values())}) AS n ({', '.join(lists)})"
+
+
+def _all(selects: Iterable[str]) -> str:
+    nothing = "SELECT '' AS kind, '' AS namespace, '' AS id, 0::bigint AS revision WHERE false"
+    return " UNION ALL ".join(selects) or nothing
+
+
+def _part(part: Part, places: _Places) -> tuple[str, str]:
+    """Return the text that compares the rows of a part, and the one that writes them, if it does."""
+    kind, deed = part
+    lists = places.take(_columns(kind, deed))
+    if deed == "insert":
+        names = ", ".join(lists)
+        return _there(kind, lists), f"INSERT INTO {kind.value} ({names}) SELECT n.* FROM gate, {_rows(lists)}"  # noqa: S608 - names of the schema
+    given = {name: place for name, place in lists.items() if name != _EXPECTED}
+    if deed == "delete":
+        return _changed(kind, lists), f"DELETE FROM {kind.value} AS r USING gate, {_rows(given)} WHERE {_SAME}"  # noqa: S608 - names of the schema
+    changes = ", ".join(f"{name} = n.{name}" for name in given if name not in _KEY)
+    update = f"UPDATE {kind.value} AS r SET {changes} FROM gate, {_rows(given)} WHERE {_SAME}"  # noqa: S608 - names of the schema
+    return _changed(kind, lists), update if changes else ""
+
+
+def _columns(kind: Kind, deed: str) -> dict[str, str]:
+    table = TABLES[kind]
+    of: Mapping[str, Sequence[str]] = {
+        "check": _KEY,
+        "delete": _KEY,
+        "insert": table.c.keys(),
+        "replace": table.c.keys(),
+        "update": ("revision", *SHAPES[kind].changing, "body", *_KEY),
+    }
+    named = {name: type_name(table, name) for name in of[deed]}
+    return named if deed == "insert" else {**named, _EXPECTED: "BIGINT"}
+
+
+def _there(kind: Kind, lists: Mapping[str, str]) -> str:
+    """Return what selects the rows that are there."""
+    rows = _rows({name: lists[name] for name in _KEY})
+    table = kind.value
+    return f"SELECT '{table}' AS kind, r.namespace, r.id, r.revision FROM {rows} JOIN {table} AS r ON {_SAME}"  # noqa: S608 - names of the schema
+
+
+def _changed(kind: Kind, lists: Mapping[str, str]) -> str:
+    """Return what selects the rows whose revision is another one, 0 for a row that is not there."""
+    rows = _rows({name: lists[name] for name in (*_KEY, _EXPECTED)})
+    return (
+        f"SELECT '{kind.value}' AS kind, n.namespace, n.id, coalesce(r.revision, 0) AS revision FROM {rows}"  # noqa: S608 - names of the schema
+        f" LEFT JOIN {kind.value} AS r ON {_SAME} WHERE coalesce(r.revision, 0) <> n.expected"
+    )
