@@ -117,7 +117,8 @@ async def _migrate_postgres(url: str) -> str:
         from agenthive_server.storage.postgres.dial import Dialer
 
     try:
-        await Database(url, Dialer(url, SystemClock()).connect).prepare()
+        clock = SystemClock()
+        await Database(url, Dialer(url, clock).connect, clock).prepare()
     except StoreUnusable as error:
         raise StartError(str(error)) from None
     return f"{shown(url)} is up to date"

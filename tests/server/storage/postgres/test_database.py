@@ -8,23 +8,26 @@ from typing import Any
 
 import pytest
 from agenthive_server.kernel.changes import COMMITTED
-from agenthive_server.kernel.clock import SystemClock
+from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.kernel.records import Kind, StateRecord
 from agenthive_server.storage.columns import REVISION
-from agenthive_server.storage.postgres.database import Database, migrate
+from agenthive_server.storage.postgres.database import STARTING_LIMIT, Database, migrate
 from agenthive_server.storage.postgres.dial import Connection, Dialer
 from agenthive_server.storage.postgres.store import PostgresStore
 from agenthive_server.storage.schema import metadata
 from agenthive_server.testing.harness import free_port
 from agenthive_server.testing.postgres import PostgresServer
 from agenthive_server.testing.store_model import changing, task
+from agenthive_server.testing.waiting import eventually
+from asyncpg import CannotConnectNowError  # type: ignore[import-untyped] # the driver has no types
 
 NewStore = Callable[..., PostgresStore]
 
 
 def database(url: str) -> Database:
-    return Database(url, Dialer(url, SystemClock()).connect)
+    clock = SystemClock()
+    return Database(url, Dialer(url, clock).connect, clock)
 
 
 async def refusal(url: str) -> str:
@@ -174,3 +177,25 @@ async def test_commits_are_durable_where_the_server_would_not_have_them_so(
     row = await connection.fetchrow("SHOW synchronous_commit")
     assert row is not None
     assert row[0] == "on"
+
+
+@pytest.mark.parametrize(("limit", "comes"), [(STARTING_LIMIT - 1, True), (STARTING_LIMIT + 1, False)])
+async def test_a_database_that_is_starting_up_is_waited_for_a_while(url: str, limit: float, comes: bool) -> None:
+    clock = ManualClock()
+    there = clock.monotonic() + limit
+
+    async def connect() -> Connection:
+        if clock.monotonic() < there:
+            # A real one is in this state for too short a time to be caught in it.
+            raise CannotConnectNowError("the database system is starting up")
+        return await Dialer(url, SystemClock()).connect()
+
+    opening = asyncio.create_task(Database(url, connect, clock).prepare())
+    while not opening.done():
+        await eventually(lambda: opening.done() or clock.next_wake is not None)
+        clock.move(1.0)
+    if comes:
+        assert await opening == {}
+        return
+    with pytest.raises(StoreUnusable, match="starting up"):
+        await opening

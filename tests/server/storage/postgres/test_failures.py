@@ -25,7 +25,7 @@ _ERRORS = asyncpg.exceptions
         (ConnectionResetError("x"), True, False),
         (TimeoutError(), True, False),
         (_ERRORS.DiskFullError("x"), False, False),
-        (_ERRORS.ReadOnlySQLTransactionError("x"), False, False),
+        (_ERRORS.ReadOnlySQLTransactionError("x"), True, False),
         (_ERRORS.UndefinedTableError("x"), False, False),
         (_ERRORS.DeadlockDetectedError("x"), False, False),
         (_ERRORS.DataError("x"), False, True),
