@@ -24,7 +24,7 @@ from agenthive_server.kernel.followups import FOLLOWED
 from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import StoreUnusable
-from agenthive_server.lifecycle import Loops, Signals, StartError, allow_connections
+from agenthive_server.lifecycle import Loop, Loops, Signals, StartError, allow_connections
 from agenthive_server.local_runner import build_runner
 from agenthive_server.machine import process_metrics
 from agenthive_server.plugged import build_host
@@ -53,7 +53,7 @@ from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
 from agenthive_server.settings import Settings, SettingsError, data_dir
 from agenthive_server.storage.committer import Committer
-from agenthive_server.stores import build_archive, build_clock, open_store, replaced
+from agenthive_server.stores import build_archive, build_clock, build_listener, open_store, replaced
 from agenthive_server.surroundings import Surroundings
 from agenthive_server.telemetry import Metrics
 from agenthive_server.vitals import Vitals, server_version
@@ -180,6 +180,19 @@ class App:
         if any(event.type in FOLLOWED for event in events):
             self.kernel_notifier.ring(events[-1].sequence)
 
+    def _listening(self) -> dict[str, Loop]:
+        listener = build_listener(self.store, self.clock, self._heard)
+        if listener is None:
+            return {}
+        self.vitals.add(listener.probe)
+        return {"listener": listener.run}
+
+    def _heard(self, head: int) -> None:
+        """Ring for what is in the log, whoever committed it. Of its own commits this server knows a moment later."""
+        if head <= self.log.head:
+            self.notifier.ring(head)
+            self.handler_notifier.ring(head)
+
     def _failed(self, group: object, error: KernelError) -> None:
         self.kernel.failed(group, error)  # type: ignore[arg-type]  # the committer's own type
 
@@ -220,6 +233,7 @@ class App:
                 "handler_notifier": self.handler_notifier.run,
                 **({"tls": self.tls.run} if self.tls else {}),
                 **({"archive": self.archive.run} if self.archive else {}),
+                **self._listening(),
             }
         )
         try:

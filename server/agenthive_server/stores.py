@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -15,6 +15,7 @@ from agenthive_server.settings import Settings, SettingsError, database_path
 from agenthive_server.storage.address import is_postgres, shown
 
 if TYPE_CHECKING:
+    from agenthive_server.events.postgres import Ear, PostgresNotifier
     from agenthive_server.storage.backup.archive import Archive
 
 
@@ -37,10 +38,25 @@ def open_store(settings: Settings, clock: Clock) -> Store:
 
 @runtime_checkable
 class Shared(Protocol):
-    """A store that another server may take over."""
+    """A store in a database that others may reach as well."""
 
     async def replaced(self) -> str:
-        """Wait until that has happened; returns a sentence."""
+        """Wait until another server has taken it over; returns a sentence."""
+
+    async def listen(self, heard: Callable[[int], None]) -> Ear:
+        """Call back with the head of the log after every commit, whoever made it."""
+
+
+def build_listener(store: Store, clock: Clock, ring: Callable[[int], None]) -> PostgresNotifier | None:
+    """Return what rings when anybody has committed to a store that others reach as well; None for others."""
+    if not isinstance(store, Shared):
+        return None
+    from agenthive_server.events.postgres import PostgresNotifier
+
+    async def head() -> int:
+        return (await store.bounds()).head
+
+    return PostgresNotifier(store.listen, head, ring, clock)
 
 
 async def replaced(store: Store, why: list[str]) -> None:

@@ -167,13 +167,15 @@ async def test_an_outage_of_the_database_is_told_and_costs_nothing_but_time(
         task = await client.delegate("until", {"file": str(gate)})
         await eventually(lambda: _running(client, task.task_id))
         await asyncio.to_thread(own_postgres.stop)
-        await eventually(lambda: _store_is(client, orchestrator.HEALTH_STATUS_DOWN))
+        await eventually(lambda: _component_is(client, "store", orchestrator.HEALTH_STATUS_DOWN))
+        await eventually(lambda: _component_is(client, "listener", orchestrator.HEALTH_STATUS_DEGRADED))
         with pytest.raises(HiveError) as caught:
             await client.delegate("any", task_id="refused", timeout=2)
         assert isinstance(caught.value, Unavailable)
         gate.touch()
         await asyncio.to_thread(own_postgres.start)
-        await eventually(lambda: _store_is(client, orchestrator.HEALTH_STATUS_OK))
+        await eventually(lambda: _component_is(client, "store", orchestrator.HEALTH_STATUS_OK))
+        await eventually(lambda: _component_is(client, "listener", orchestrator.HEALTH_STATUS_OK))
         done = await client.wait_task(task.task_id, timeout=20)
         assert (done.state, done.attempt) == (task_pb2.TASK_STATE_SUCCEEDED, 1)
         fold(await read_log(client))
@@ -183,9 +185,9 @@ async def _running(client: Client, task_id: str) -> bool:
     return (await client.get_task(task_id)).state == task_pb2.TASK_STATE_RUNNING
 
 
-async def _store_is(client: Client, status: orchestrator.HealthStatus.ValueType) -> bool:
+async def _component_is(client: Client, name: str, status: orchestrator.HealthStatus.ValueType) -> bool:
     report = await client.health()
-    return next(each for each in report.components if each.name == "store").status == status
+    return next(each for each in report.components if each.name == name).status == status
 
 
 def worker(target: str, agent_id: str) -> Worker:

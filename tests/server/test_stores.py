@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from agenthive_server.events.postgres import PostgresNotifier
 from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.lifecycle import StartError
 from agenthive_server.settings import SettingsError, database_path, load
@@ -14,7 +15,7 @@ from agenthive_server.storage.memory import MemoryStore
 from agenthive_server.storage.postgres.clock import DatabaseClock
 from agenthive_server.storage.postgres.store import PostgresStore
 from agenthive_server.storage.sqlite import SqliteStore
-from agenthive_server.stores import build_archive, build_clock, migrate, open_store
+from agenthive_server.stores import build_archive, build_clock, build_listener, migrate, open_store
 from agenthive_server.testing.postgres import PostgresServer
 
 
@@ -37,7 +38,10 @@ def test_a_database_url_has_its_store_and_its_clock(tmp_path: Path) -> None:
     clock = build_clock(settings)
     assert isinstance(clock, DatabaseClock)
     assert isinstance(build_clock(load(flags={}, environ={})), SystemClock)
-    assert isinstance(open_store(settings, clock), PostgresStore)
+    store = open_store(settings, clock)
+    assert isinstance(store, PostgresStore)
+    assert isinstance(build_listener(store, clock, print), PostgresNotifier)
+    assert build_listener(MemoryStore(clock), clock, print) is None
     with pytest.raises(StartError, match="cannot be opened") as caught:
         migrate(settings)
     assert "secret" not in str(caught.value)
