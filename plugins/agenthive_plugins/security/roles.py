@@ -62,11 +62,6 @@ def access(roles: Iterable[Role], audience: Audience) -> Access:
     return max((_ACCESS.get((role, audience), Access.NO) for role in roles), default=Access.NO)
 
 
-def scope_of(method: str, namespace: str) -> str:
-    """Return the namespace in which a role is needed to call a method (by its full name)."""
-    return namespace if method[1:].partition("/")[0] in NAMESPACED else EVERYWHERE
-
-
 @dataclass(frozen=True, slots=True)
 class Grants:
     """The roles of one caller: everywhere, and by namespace on top of that."""

@@ -60,15 +60,3 @@ class Timers(Generic[K]):
         for slot in kept:
             heapq.heappush(self._order, slot)
         return found
-
-    @property
-    def next_time(self) -> float | None:
-        """A time not later than the earliest deadline, or None when nothing is set."""
-        while self._order:
-            slot = self._order[0]
-            bucket = self._buckets[slot]
-            if bucket:
-                return min(self._times[key] for key in bucket)
-            heapq.heappop(self._order)
-            del self._buckets[slot]
-        return None

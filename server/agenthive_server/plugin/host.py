@@ -83,7 +83,7 @@ class PluginHost:
             wish = wishes.get(name) or Wish(enabled=first.enabled or first.required, config=first.config)
             standings[name] = Standing(registration, wish, required=first.required, now=self._clock.now())
         try:
-            self._check_first()
+            self._check_wanted(wishes)
             for standing in standings.values():
                 await self._open_first(standing)
             for standing in standings.values():
@@ -92,14 +92,17 @@ class PluginHost:
             await self.close()
             raise
 
-    def _check_first(self) -> None:
-        """Raise `Refused` for a plugin of the settings that is not installed, or required and of no use."""
-        for name, first in self._first.items():
-            if (first.enabled or first.required) and self.registry.find(name) is None:
-                why = self.registry.broken.get(name)
-                if why is None or first.required:
-                    raise cannot(name, why or "it is not installed")
-                _log.error("plugin %s cannot be used: %s", name, why)
+    def _check_wanted(self, wishes: Mapping[str, Wish]) -> None:
+        """Raise `Refused` for a plugin that is not there, and without which perhaps nothing may pass.
+
+        What the settings want and is not to be found or read is such a one, for nobody knows what its failure means; of
+        one that was switched on while the server ran its record knows.
+        """
+        wanted = {name for name, first in self._first.items() if first.enabled or first.required}
+        wanted |= {name for name, wish in wishes.items() if wish.enabled and wish.closed}
+        for name in sorted(wanted):
+            if self.registry.find(name) is None:
+                raise cannot(name, self.registry.broken.get(name, "it is not installed"))
 
     async def _open_first(self, standing: Standing) -> None:
         wish = standing.wish
@@ -143,7 +146,8 @@ class PluginHost:
         return await asyncio.shield(self._keep(lambda: self._enable(caller, standing)))
 
     async def _enable(self, caller: Caller, standing: Standing) -> PluginReport:
-        name, wish = standing.name, Wish(enabled=True, config=standing.wish.config)
+        name = standing.name
+        wish = Wish(enabled=True, config=standing.wish.config, closed=standing.registration.failure is Failure.CLOSED)
         if standing.on:
             if not standing.wish.enabled:
                 standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_ENABLED)
@@ -196,7 +200,8 @@ class PluginHost:
         present, rack = standing.wish, self._rack
         raw = with_secrets(standing.registration, raw, present.config)
         configured(standing.registration, raw)
-        wish = Wish(enabled=present.enabled, config=raw, failed=present.failed)
+        closed = standing.registration.failure is Failure.CLOSED
+        wish = Wish(enabled=present.enabled, config=raw, failed=present.failed, closed=closed)
         old = standing.instance
         new = await self._renewed(standing, old, raw) if old is not None else None
         kind = EventType.PLUGIN_CONFIGURED

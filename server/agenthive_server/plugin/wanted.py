@@ -34,6 +34,8 @@ class Wish:
     enabled: bool = False
     config: Raw = field(default_factory=dict)
     failed: str = ""
+    closed: bool = False
+    """Whether nothing may pass without it: known also when it is not installed any more."""
     revision: int = 0
     """Of its record; zero while there is none."""
 
@@ -98,10 +100,16 @@ class WantedSet:
 
 
 def _bytes(wish: Wish) -> bytes:
-    plain = {"enabled": wish.enabled, "config": dict(wish.config), "failed": wish.failed}
+    plain = {"enabled": wish.enabled, "config": dict(wish.config), "failed": wish.failed, "closed": wish.closed}
     return json.dumps(plain, ensure_ascii=False).encode()
 
 
 def _wish(value: bytes, revision: int) -> Wish:
     plain = json.loads(value)
-    return Wish(enabled=bool(plain["enabled"]), config=plain["config"], failed=str(plain["failed"]), revision=revision)
+    return Wish(
+        enabled=bool(plain["enabled"]),
+        config=plain["config"],
+        failed=str(plain["failed"]),
+        closed=bool(plain.get("closed")),
+        revision=revision,
+    )

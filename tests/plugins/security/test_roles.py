@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from agenthive_plugins.security.roles import EVERYWHERE, Access, Role, access, grants, scope_of
+from agenthive_plugins.security.roles import EVERYWHERE, Access, Role, access, grants
 from agenthive_server.plugin.api import Audience
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,11 +58,3 @@ def test_no_namespace_means_every_one() -> None:
     assert grants([Role.ADMIN]).roles_in("anywhere") == {Role.ADMIN}
     assert grants([Role.ADMIN]).roles_in(EVERYWHERE) == {Role.ADMIN}
     assert grants([]).roles_in("a") == frozenset()
-
-
-def test_what_acts_on_the_hive_needs_a_role_everywhere() -> None:
-    assert scope_of("/agenthive.v1.OrchestratorService/SpawnAgent", "a") == "a"
-    assert scope_of("/agenthive.v1.BlobService/UploadBlob", "a") == "a"
-    assert scope_of("/agenthive.v1.PluginService/EnablePlugin", "a") == EVERYWHERE
-    assert scope_of("/agenthive.v1.SecurityService/IssueToken", "a") == EVERYWHERE
-    assert scope_of("/of.somebody.else.Service/Call", "a") == EVERYWHERE

@@ -32,7 +32,9 @@ from agenthive_server.plugin.api import (
     Stage,
     Status,
 )
+from agenthive_server.plugin.registry import Broken, Registry
 from agenthive_server.testing.faults import FaultyStore, no_fault
+from agenthive_server.testing.harness import open_served
 from agenthive_server.testing.waiting import eventually
 
 if TYPE_CHECKING:
@@ -252,6 +254,31 @@ async def test_a_required_one_stops_the_start_and_an_optional_one_is_degraded(se
         (component,) = [each for each in report.components if each.name == "plugin/broken"]
         assert "no such place" in component.reason
         assert (await client.get_plugin("broken")).state == pb.PLUGIN_STATE_FAILED
+
+
+async def test_what_the_settings_want_and_cannot_be_read_stops_the_start(tmp_path: Path) -> None:
+    unreadable = Registry((), [Broken("guard", "ModuleNotFoundError: no such module")])
+    with pytest.raises(StartError, match="plugin guard cannot be used: ModuleNotFoundError"):
+        async with open_served(tmp_path, registry=unreadable, plugins__enabled=["guard"]):
+            pass
+
+
+@pytest.mark.parametrize("configured", [False, True])
+async def test_one_that_lets_nothing_pass_is_missed_although_nobody_asked_for_it_in_the_settings(
+    make: Make, serve: Serve, tmp_path: Path, configured: bool
+) -> None:
+    async with serve(make("guard", failure=Failure.CLOSED), make("open"), data_dir=tmp_path) as (_, client):
+        await client.enable_plugin("guard")
+        await client.enable_plugin("open")
+        if configured:
+            await client.configure_plugin("guard", {"level": 2})
+    with pytest.raises(StartError, match="plugin guard cannot be used: it is not installed"):
+        async with serve(data_dir=tmp_path):
+            pass
+    async with serve(make("guard", failure=Failure.CLOSED), data_dir=tmp_path) as (_, client):
+        await client.disable_plugin("guard")
+    async with serve(data_dir=tmp_path) as (_, client):
+        assert (await client.health()).status
 
 
 async def test_a_required_one_cannot_be_switched_off(make: Make, serve: Serve) -> None:

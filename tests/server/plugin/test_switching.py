@@ -153,8 +153,11 @@ async def test_switched_two_hundred_times_under_load_no_call_fails_and_nothing_i
         before_more = left_over(app)
         await switch(client, "first", 20)
         journal.contexts.clear()
-        # Other parts of the server have a task now and then: what is left behind by a switch would stay.
-        await eventually(lambda: left_over(app) == before_more, what="nothing is left")
+        # Other parts of the server have a task now and then, also when it was counted before: so less is no fault, and
+        # what twenty switches left behind would stay.
+        await eventually(
+            lambda: all(count <= before_more[what] for what, count in left_over(app).items()), what="nothing is left"
+        )
 
 
 async def switch(client: Client, name: str, times: int) -> None:
