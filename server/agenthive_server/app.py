@@ -24,6 +24,7 @@ from agenthive_server.kernel.followups import FOLLOWED
 from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import StoreUnusable
+from agenthive_server.kernel.turnover import Turnover
 from agenthive_server.lifecycle import Loop, Loops, Signals, StartError, allow_connections
 from agenthive_server.local_runner import build_runner
 from agenthive_server.machine import process_metrics
@@ -223,6 +224,7 @@ class App:
         self.loops.start(
             {
                 **self.kernel.loops(),
+                "turnover": self.turnover.run,
                 "notifier": self.notifier.run,
                 "kernel_notifier": self.kernel_notifier.run,
                 "output_notifier": self.output.notifier.run,
@@ -262,7 +264,9 @@ class App:
 
     def _services(self) -> Services:
         kernel, server = self.kernel, self.settings.server
-        self.messaging = MessagingMethods(kernel.messages)
+        chance, age = random.SystemRandom().random, server.maximum_connection_age_seconds
+        self.turnover = Turnover(kernel.contacts, self.clock, chance, age)
+        self.messaging = MessagingMethods(kernel.messages, longest=self.turnover.longest)
         self.worker = WorkerMethods(kernel.sessions, HeldOutput(kernel.memory, self.output), self.clock)
         self.metrics.add(self.worker.metrics)
         if self.tls is not None:
@@ -270,16 +274,13 @@ class App:
         return Services(
             agents=AgentMethods(kernel.agents),
             tasks=TaskMethods(kernel.tasks, kernel.queries),
-            stream=StreamMethods(self.subscriptions, self.vitals.snapshot, longest=self._longest_stream),
+            stream=StreamMethods(self.subscriptions, self.vitals.snapshot, longest=self.turnover.longest),
             report=ReportMethods(self.vitals.report, self.vitals.facts, (self.metrics.samples,)),
             worker=self.worker,
             messaging=self.messaging,
             blobs=BlobMethods(self.store, self.clock, most_bytes=server.maximum_blob_bytes),
             plugins=PluginMethods(self.plugins),
         )
-
-    def _longest_stream(self) -> float | None:
-        return self.settings.server.maximum_connection_age_seconds or None
 
     def start_runner(self) -> None:
         """Start the local runner, which connects to this server."""
@@ -302,6 +303,7 @@ class App:
                 delay=self.settings.server.drain_delay_seconds,
                 grace=self.settings.server.drain_grace_seconds,
                 end_streams=(
+                    self.messaging.drain,
                     self.kernel.drain,
                     self.subscriptions.drain,
                     self.kernel.sessions.send_away,

@@ -83,7 +83,8 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     maximum_calls: int = 2_000
     # Event and message streams at once.
     maximum_streams: int = 10_000
-    # Seconds after which a connection is sent away, with 10 % jitter; 0: never.
+    # Seconds after which a connection gets no new calls and a stream ends by itself, with a last cursor or RECONNECT;
+    # 10 % more or less; 0: never. Scaled out 300, so that load spreads to new replicas.
     maximum_connection_age_seconds: float = 0.0
     # Below this many free bytes new work is refused; results are still stored.
     minimum_free_disk_bytes: int = 64 * 2**20

@@ -14,7 +14,7 @@ from .session_items import Delivery, Link
 class Contact:
     """One session with a live stream. Kept in memory only; a beat costs no commit."""
 
-    __slots__ = ("epoch", "heard", "key", "link", "opened", "progressed", "renewed", "written")
+    __slots__ = ("ends", "epoch", "heard", "key", "link", "opened", "progressed", "renewed", "written")
 
     def __init__(self, key: Key, epoch: int, link: Link, now: float) -> None:
         self.key = key
@@ -22,6 +22,8 @@ class Contact:
         self.link = link
         self.opened = now
         self.heard = now
+        # When it is to go on in another stream, as `turnover.py` has drawn; None before that.
+        self.ends: float | None = None
         # By task: when its lease was last renewed, when it last made progress, when progress was last written.
         self.renewed: dict[Key, float] = {}
         self.progressed: dict[Key, float] = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from agenthive.v1 import messaging_service_pb2 as pb
 
@@ -28,10 +29,11 @@ PAGE_BYTES = 1024 * 1024
 
 
 class MessagingMethods:
-    """Parse, call one verb, convert back."""
+    """Parse, call one verb, convert back. `longest`: seconds after which a stream ends by itself; None: never."""
 
-    def __init__(self, verbs: MessageVerbs) -> None:
+    def __init__(self, verbs: MessageVerbs, *, longest: Callable[[], float | None] = lambda: None) -> None:
         self._verbs = verbs
+        self._longest = longest
         self._draining = False
 
     def drain(self) -> None:
@@ -80,13 +82,15 @@ class MessagingMethods:
     async def StreamMessages(
         self, request: pb.StreamMessagesRequest, call: Call
     ) -> AsyncIterator[pb.StreamMessagesResponse]:
-        """Stream an agent's unread messages and then those that arrive; ends when the server drains."""
+        """Stream an agent's unread messages and then those that arrive; ends when the server drains, and with age."""
         agent_id = validate.required_id(request.agent_id, "agent_id")
         sent: set[str] = set()
         silent = False
+        now, seconds = asyncio.get_running_loop().time, self._longest()
+        end = math.inf if seconds is None else now() + seconds
         while True:
             # The wait begins before the messages are read, so that none falls between the two.
-            arrival = asyncio.ensure_future(self._verbs.arrival(call.namespace, agent_id, SILENCE))
+            arrival = asyncio.ensure_future(self._verbs.arrival(call.namespace, agent_id, min(SILENCE, end - now())))
             try:
                 await asyncio.sleep(0)
                 unread = await self._verbs.unread(call.namespace, agent_id)
@@ -95,7 +99,7 @@ class MessagingMethods:
                 for page in _pages(fresh):
                     yield _response(page)
                     await self._delivered(call.namespace, agent_id, page)
-                if request.no_follow or self._draining:
+                if request.no_follow or self._draining or now() >= end:
                     return
                 if silent and not fresh:
                     yield pb.StreamMessagesResponse()

@@ -41,6 +41,7 @@ class Outbox:
         "_stream",
         "_writer",
         "sent",
+        "sent_away",
     )
 
     def __init__(self, stream: Duplex, clock: Clock, stop: Callable[[BaseException | None], None]) -> None:
@@ -55,6 +56,7 @@ class Outbox:
         self._acknowledged = 0
         self._owes = self._open = self._ended = False
         self.sent = 0
+        self.sent_away = False
 
     async def open(self, welcome: Welcome, acknowledged: int, sent: int) -> None:
         """Write the welcome; what was queued before follows it. Raises what writing to the stream raises."""
@@ -154,5 +156,6 @@ class Outbox:
                 self._mail.append((self.sent, MessagesDelivered(said.agent_id, ids)))
             if isinstance(said, Reconnect | Bye):
                 self._ended = True
+                self.sent_away = isinstance(said, Reconnect)
                 break
         return frame

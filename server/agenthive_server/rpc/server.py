@@ -39,7 +39,7 @@ class Listening:
     keepalive: float | None = 60.0
     keepalive_timeout: float = 20.0
     max_connection_age: float | None = None
-    max_connection_age_grace: float = 30.0
+    """When a client is told to take another connection. What is open on this one goes on: streams end by themselves."""
 
 
 def _options(listening: Listening) -> list[tuple[str, int]]:
@@ -57,9 +57,8 @@ def _options(listening: Listening) -> list[tuple[str, int]]:
         options.append(("grpc.keepalive_timeout_ms", int(listening.keepalive_timeout * 1e3)))
         options.append(("grpc.http2.max_pings_without_data", 0))
     if listening.max_connection_age is not None:
-        # gRPC adds its own jitter of 10 %.
+        # gRPC adds its own jitter of 10 %, and waits for the streams of the connection for as long as they take.
         options.append(("grpc.max_connection_age_ms", int(listening.max_connection_age * 1e3)))
-        options.append(("grpc.max_connection_age_grace_ms", int(listening.max_connection_age_grace * 1e3)))
     return options
 
 

@@ -66,6 +66,8 @@ class WorkerMethods:
             dealt = mark.dealt if mark else None if welcome.resumed else 0
             sent = max(mark.sent if mark else 0, message.acknowledged_frame)
             await link.run(session, welcome, dealt, sent)
+            if link.outbox.sent_away:
+                reason = "it was told to go on elsewhere"
         except asyncio.CancelledError:
             reason = "the connection broke"
             raise

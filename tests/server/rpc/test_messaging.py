@@ -53,6 +53,14 @@ async def test_a_stream_tells_of_what_arrives_and_ends_at_drain(edge: Edge) -> N
     assert await stream.code() is grpc.StatusCode.OK
 
 
+async def test_a_stream_ends_by_itself_when_it_is_old_enough(edge: Edge) -> None:
+    await edge.hive.worker("a")
+    edge.messaging_methods._longest = lambda: 0.05
+    stream = edge.messaging.StreamMessages(pb.StreamMessagesRequest(agent_id="a"))
+    assert await stream.read() is grpc.aio.EOF
+    assert await stream.code() is grpc.StatusCode.OK
+
+
 async def test_many_messages_come_in_pages(edge: Edge) -> None:
     await edge.hive.worker("a")
     for _ in range(70):

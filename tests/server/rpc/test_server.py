@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from agenthive.v1 import orchestrator_service_pb2 as pb
+from agenthive.v1 import orchestrator_service_pb2_grpc
 from agenthive_server.kernel.clock import ManualClock
 from agenthive_server.plugin.api import Call
 from agenthive_server.rpc.adapter import Adapter
@@ -55,6 +56,24 @@ async def test_a_server_listens_on_several_addresses_and_on_a_socket(edge: Edge,
         async with grpc.aio.insecure_channel(address) as channel:
             call: Any = channel.unary_unary("/agenthive.v1.OrchestratorService/HealthCheck")
             assert await call(b"")
+    await server.stop(0)
+
+
+async def test_a_connection_that_is_old_is_left_by_new_calls_and_not_by_a_stream_on_it(edge: Edge) -> None:
+    server = Server(edge.adapter, Listening(addresses=("127.0.0.1:0",), max_connection_age=0.2))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.ports[0]}") as channel:
+        orchestrator: Any = orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel)
+        stream = orchestrator.StreamEvents(pb.StreamEventsRequest())
+        await stream.read()
+        ready = grpc.ChannelConnectivity.READY
+        while (state := channel.get_state()) is ready:
+            await channel.wait_for_state_change(state)
+        await orchestrator.GetMetrics(pb.GetMetricsRequest())
+        assert channel.get_state() is ready
+        await edge.hive.worker("a")
+        assert (await stream.read()).events
+        stream.cancel()
     await server.stop(0)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from agenthive.v1 import agent_pb2, error_pb2, event_pb2, message_pb2, payload_pb2, task_pb2
+from agenthive.v1 import orchestrator_service_pb2 as events_pb
 from agenthive.v1 import worker_service_pb2 as pb
 from agenthive_server.kernel.errors import StoreUnavailable, Unauthenticated
 from agenthive_server.kernel.messages import MessageState
@@ -380,6 +381,10 @@ async def test_reconnect_ends_the_stream_with_ok_and_loses_nothing(edge: Edge, w
     welcome = await again.hello("a", session_id=worker.session_id, leases=[lease])
     assert list(welcome.valid_leases) == [lease]
     again.call.cancel()
+    request = events_pb.StreamEventsRequest(start=events_pb.STREAM_START_EARLIEST, no_follow=True)
+    told = edge.orchestrator.StreamEvents(request)
+    facts = [event.session_suspect for frame in [f async for f in told] for event in frame.events]
+    assert "it was told to go on elsewhere" in [fact.reason for fact in facts]
 
 
 async def test_output_goes_to_the_sink_before_the_result_ends_the_attempt(edge: Edge, worker: Worker) -> None:
