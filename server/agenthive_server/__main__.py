@@ -1,4 +1,5 @@
-"""`agenthived`: serve · runner · backup · restore · certs · check-config · show-chain · migrate · version.
+"""`agenthived`: serve · runner · backup · restore · certs · check-config · show-chain · migrate · migrate-store ·
+version.
 
 Argparse and late imports, because what is imported here stays in the memory of the server.
 """
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from agenthive_server.backups import add_backup, add_restore
 from agenthive_server.certs import add_certs
+from agenthive_server.moves import add_migrate_store
 
 if TYPE_CHECKING:
     from agenthive_server.settings import Settings
@@ -82,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("--store", metavar="URL", help="store URL: sqlite:///PATH or postgresql://…")
     migrate.add_argument("--data-dir", metavar="DIR", help="folder of the database (default: your data directory)")
     migrate.set_defaults(run=_migrate)
+    add_migrate_store(commands.add_parser("migrate-store", help="move a hive from SQLite to PostgreSQL"))
     commands.add_parser("version", help="print the version").set_defaults(run=_version)
     return parser
 

@@ -20,6 +20,9 @@ from .transaction import finish, sentence
 Synchronous = Literal["FULL", "NORMAL"]
 Connect = Callable[..., sqlite3.Connection]
 
+MOVED = "moved"
+"""The table that is there when the hive was moved elsewhere (`move/`), and must not be served here any more."""
+
 WAL_LONG = 8 * 1024 * 1024
 """From this length on the write-ahead log is written back, and starts anew."""
 
@@ -55,7 +58,7 @@ class Database:
         Raises `StoreUnusable` with a sentence for the operator.
         """
         try:
-            self._take_lock()
+            self.lock()
             self._prepare()
         except OSError as error:
             raise StoreUnusable(f"{error.filename or self.path}: {error.strerror}") from error
@@ -111,7 +114,8 @@ class Database:
             os.close(self._index)
             self._index = None
 
-    def _take_lock(self) -> None:
+    def lock(self) -> None:
+        """Keep other processes out until `release`; raises `StoreUnusable` when one is in."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -149,6 +153,12 @@ class Database:
                 return ""
             if "alembic_version" not in names or "meta" not in names:
                 raise StoreUnusable(f"{self.path} is a database of another program")
+            if MOVED in names:
+                (target,) = connection.execute(f"SELECT target FROM {MOVED}").fetchone()  # noqa: S608 - a constant
+                raise StoreUnusable(
+                    f"{self.path} was moved to {target}: serve that. To go back to how it was before the move:"
+                    f" agenthived migrate-store --undo --from sqlite:///{self.path}"
+                )
             row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             return row[0] if row else "unknown"
         finally:

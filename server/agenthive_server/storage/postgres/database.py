@@ -28,10 +28,11 @@ LOOKED_EVERY: Final = 0.25
 LOCK: Final = 0x6167656E74686976
 """The advisory lock under which tables are made and changed: `agenthiv`."""
 
-_PATIENTLY: Final = (
+PATIENTLY: Final = (
     "SET LOCAL statement_timeout = '10min'; SET LOCAL idle_in_transaction_session_timeout = '5min';"
     f" SELECT pg_advisory_xact_lock({LOCK})"
 )
+"""Be the only one who makes or changes tables until the end of the transaction, however long it takes."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,17 +50,32 @@ class Database:
 
         Returns what sessions must set for commits to be durable.
         """
-        db = await self._open()
+        db, needed = await self.reach()
         try:
-            needed = await self._require_fit(db)
-            await self._make_schema(db)
-            if await self._revision(db) not in _FITTING:
+            if await self.revision(db) not in _FITTING:
                 await self._make(db)
             return needed
         except FAILURES as error:
             raise self._unusable(f"cannot be prepared: {sentence(error)}") from error
         finally:
             db.terminate()
+
+    async def reach(self) -> tuple[Connection, dict[str, str]]:
+        """Connect, and see that the database is fit and has the schema the URL asks for; raises `StoreUnusable`.
+
+        Returns the connection, and what sessions must set for commits to be durable.
+        """
+        db = await self._open()
+        try:
+            needed = await self._require_fit(db)
+            await self._make_schema(db)
+        except FAILURES as error:
+            db.terminate()
+            raise self._unusable(f"cannot be prepared: {sentence(error)}") from error
+        except BaseException:
+            db.terminate()
+            raise
+        return db, needed
 
     async def _open(self) -> Connection:
         """Connect; a database that is about to be there is waited for."""
@@ -92,15 +108,26 @@ class Database:
 
     async def _make_schema(self, db: Connection) -> None:
         schema = named_schema(self._url)
-        if schema:
+        # Looked for first: to make one that is there needs a right that its user may not have.
+        if schema and await db.fetchrow("SELECT FROM pg_namespace WHERE nspname = $1", schema) is None:
             await db.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema.replace(chr(34), chr(34) * 2)}"')
 
-    async def _revision(self, db: Connection) -> str:
-        """Return at which migration the tables stand, empty when there are none. Raises `StoreUnusable` for others."""
-        row = await db.fetchrow(tables.TABLES_HERE, ["alembic_version", *metadata.tables])
+    async def revision(self, db: Connection, *, moving: bool = False) -> str:
+        """Return at which migration the tables stand, empty when there are none. Raises `StoreUnusable` for others.
+
+        So it does for a hive that has not been moved here whole yet, unless it is asked by who moves it.
+        """
+        row = await db.fetchrow(tables.TABLES_HERE, ["alembic_version", tables.MOVING, *metadata.tables])
         schema, names = row if row is not None else (None, [])
         if schema is None:
             raise self._unusable("has no schema to use: its search_path names none that is there")
+        if tables.MOVING in names:
+            if not moving:
+                raise self._unusable(
+                    "holds a part of a hive that is being moved here; it can be served when"
+                    " `agenthived migrate-store` has finished"
+                )
+            names = [name for name in names if name != tables.MOVING]
         if not names:
             return ""
         if not {"alembic_version", "meta", "event", "blob_chunk"}.issubset(names):
@@ -115,9 +142,9 @@ class Database:
 
     async def _make(self, db: Connection) -> None:
         async with db.transaction():
-            await db.execute(_PATIENTLY)
+            await db.execute(PATIENTLY)
             # Somebody may have been here since.
-            revision = await self._revision(db)
+            revision = await self.revision(db)
             if revision == "":
                 await db.execute("; ".join(tables.create_all()))
                 await db.execute(tables.INSERT_META, 1, uuid4().hex, 0, 0.0, 0)
@@ -151,7 +178,7 @@ async def migrate(url: str, connect: Callable[[], Awaitable[Connection]]) -> Non
     config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
 
     def upgrade(connection: sqlalchemy.Connection) -> None:
-        for statement in _PATIENTLY.split(";"):
+        for statement in PATIENTLY.split(";"):
             connection.exec_driver_sql(statement)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
@@ -61,6 +61,9 @@ class Connection(Protocol):
 
     async def fetchrow(self, query: str, *args: object) -> Row | None:
         """Run a statement and return its first row."""
+
+    async def copy_records_to_table(self, table_name: str, *, records: Iterable[Row], columns: Sequence[str]) -> str:
+        """Insert rows in bulk, all or none."""
 
     def cursor(self, query: str, *args: object, prefetch: int) -> AsyncIterator[Row]:
         """Run a statement and iterate over its rows; only within a transaction."""

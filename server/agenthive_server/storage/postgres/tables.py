@@ -26,6 +26,9 @@ def create_all() -> list[str]:
     return [*tables, *made, version, f"INSERT INTO alembic_version VALUES ('{REVISION}')"]  # noqa: S608 - a constant
 
 
+MOVING: Final = "agenthive_move"
+"""The table that is there while a hive is moved here (`move/`), and cannot be served yet."""
+
 TABLES_HERE: Final = """
 SELECT current_schema(), array(
   SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema() AND tablename = ANY ($1::text[]))
