@@ -91,14 +91,10 @@ def exclusions(need: Requirement, agent: Candidate) -> list[str]:
 Rank = tuple[float, ...]
 """Smaller is better; equal ranks are decided by who was assigned to longest ago."""
 
-LATER = 2**48
-"""Beyond every position in the order of assignments: who is given a task now was assigned to last."""
 
-
-def rank(strategy: Strategy, need: Requirement, priority: int, agent: Candidate, taken: int = 0) -> Rank:
-    """Rank an eligible agent for a task; `taken` slots are spoken for on top of those in use."""
-    load = (agent.used + taken) / agent.spec.slots
-    turn = agent.last_assigned + taken * LATER
+def rank(strategy: Strategy, need: Requirement, priority: int, agent: Candidate) -> Rank:
+    """Rank an eligible agent for a task."""
+    load, turn = agent.used / agent.spec.slots, agent.last_assigned
     if strategy is Strategy.CAPABILITY_FIRST:
         return (len(agent.capabilities) - len(need.capabilities), load, turn)
     if strategy is Strategy.LOAD_BALANCED:
@@ -106,7 +102,7 @@ def rank(strategy: Strategy, need: Requirement, priority: int, agent: Candidate,
     if strategy is Strategy.ROUND_ROBIN:
         return (turn,)
     if strategy is Strategy.WEIGHTED:
-        return (agent.share + taken / agent.spec.weight, turn)
+        return (agent.share, turn)
     return (load, turn) if priority <= URGENT else (-load, turn)
 
 

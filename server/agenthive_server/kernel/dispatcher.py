@@ -11,6 +11,7 @@ from .decide import Decisions, View
 from .errors import KernelError
 from .index import Index
 from .records import Key, Kind
+from .reserving import Reserving
 from .sessions import SessionState
 from .tasks import Task, TaskState
 
@@ -71,23 +72,22 @@ class Dispatcher:
 
     def _fill(self, view: View) -> list[Key]:
         chosen: list[Key] = []
-        taken: dict[Key, int] = {}
         now = self._clock.now()
-        while len(chosen) < WAVE and (need := self._pool.next_queue()) is not None:
-            queue = self._pool.queues[need]
-            head = queue.head()
-            task = self._memory.task(head[1]) if head else None
-            if head is None or task is None or task.state is not TaskState.QUEUED:
+        with Reserving(self._pool) as reserving:
+            while len(chosen) < WAVE and (queue := self._pool.next_queue()) is not None:
+                head = queue.head()
+                task = self._memory.task(head[1]) if head else None
+                if task is None or task.state is not TaskState.QUEUED:
+                    queue.take()
+                    continue
+                agent = self._pool.choose(queue.need, task.spec)
+                if agent is None:
+                    self._pool.close(queue)
+                    continue
                 queue.take()
-                continue
-            agent = self._pool.choose(need, task.spec, taken)
-            if agent is None:
-                self._pool.open.discard(need)
-                continue
-            queue.take()
-            chosen.append(task.key)
-            taken[agent.key] = taken.get(agent.key, 0) + 1
-            self._assign(view, task, agent.key, agent.session_id, now)
+                chosen.append(task.key)
+                reserving.take(agent)
+                self._assign(view, task, agent.key, agent.session_id, now)
         return chosen
 
     def _assign(self, view: View, task: Task, agent_key: Key, session_id: str, now: float) -> None:
@@ -105,5 +105,5 @@ class Dispatcher:
                 self._pool.remove_task(key)
                 self._pool.put_task(task, self._clock.now())
         # Queues were closed because of slots that this wave would have taken.
-        self._pool.open.update(self._pool.queues)
+        self._pool.reopen()
         self._woken.set()

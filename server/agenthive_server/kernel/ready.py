@@ -6,11 +6,9 @@ import heapq
 from collections.abc import Iterator
 
 from .assign import Requirement
+from .line import Order
 from .records import Key
 from .tasks import Task
-
-Order = tuple[int, float, float, int]
-"""Priority, virtual time of the fairness key, queue time, arrival: smaller is served first."""
 
 
 class FairClock:
@@ -171,6 +169,11 @@ class ReadyQueue:
                 return (priority, virtual, queue_time, arrival), key
             del self._levels[priority]
         return None
+
+    def order(self) -> Order | None:
+        """Return the order of the next task, None without one."""
+        head = self.head()
+        return head[0] if head is not None else None
 
     def take(self) -> Key | None:
         """Take the next task."""

@@ -16,7 +16,8 @@ from .hooks import Asked, Hooks, delegated_as
 from .index import Index
 from .ports import NewId
 from .proposals import Delegating
-from .records import Key, Kind, Payload
+from .records import Kind, Payload
+from .reserving import Reserving
 from .sessions import SessionState
 from .tasks import MAX_DEPTH, ChildrenPolicy, DependencyPolicy, Task, TaskSpec, TaskState
 
@@ -72,19 +73,20 @@ class TaskVerbs:
             if self._index.pool.queued + len(specs) > self._maximum_queued:
                 raise Overloaded("the queue is full", reason="QUOTA_EXCEEDED", retry_after=1.0)
             made: dict[str, Task] = {}
-            taken: dict[Key, int] = {}
             before = self._hooks.current.before_delegate
-            for task_id in order:
-                existing = view.peek((Kind.TASK, (caller.namespace, task_id))) if task_id in chosen else None
-                if existing is None:
-                    spec = specs[task_id]
-                    if before:
-                        spec = self._amended(before, view, caller, task_id, spec, made)
-                    made[task_id] = self._new_task(view, caller.namespace, task_id, spec, made, taken)
-                elif use_existing:
-                    made[task_id] = cast(Task, existing)
-                else:
-                    raise Exists(f"task_id {task_id!r} is in use", reason="TASK_EXISTS", metadata={"task_id": task_id})
+            with Reserving(self._index.pool) as taken:
+                for task_id in order:
+                    existing = view.peek((Kind.TASK, (caller.namespace, task_id))) if task_id in chosen else None
+                    if existing is None:
+                        spec = specs[task_id]
+                        if before:
+                            spec = self._amended(before, view, caller, task_id, spec, made)
+                        made[task_id] = self._new_task(view, caller.namespace, task_id, spec, made, taken)
+                    elif use_existing:
+                        made[task_id] = cast(Task, existing)
+                    else:
+                        why = f"task_id {task_id!r} is in use"
+                        raise Exists(why, reason="TASK_EXISTS", metadata={"task_id": task_id})
             remember(view, caller, list(specs), self._clock.now())
             return [made[task_id] for task_id in specs]
 
@@ -110,7 +112,7 @@ class TaskVerbs:
         task_id: str,
         spec: TaskSpec,
         made: Mapping[str, Task],
-        taken: dict[Key, int],
+        taken: Reserving,
     ) -> Task:
         now = self._clock.now()
         if spec.agent_id:
@@ -129,9 +131,9 @@ class TaskVerbs:
                 return view.put(step[0], *facts, *step[1])
         return view.put(task, *facts)
 
-    def _assigned(self, view: View, task: Task, taken: dict[Key, int], now: float) -> Step | None:
+    def _assigned(self, view: View, task: Task, taken: Reserving, now: float) -> Step | None:
         """Assign at once when nobody who came earlier wants the agent: one commit less."""
-        agent = self._index.pool.choose(requirement_of(task, now), task.spec, taken)
+        agent = self._index.pool.choose(requirement_of(task, now), task.spec)
         if agent is None:
             return None
         if agent.key not in taken:
@@ -141,7 +143,7 @@ class TaskVerbs:
                 return None
             view.check(record)
             view.check(session)
-        taken[agent.key] = taken.get(agent.key, 0) + 1
+        taken.take(agent)
         return attempts.assign(task, agent.key[1], agent.session_id, now=now, floor=view.epoch_floor)
 
     def _ancestors(self, view: View, namespace: str, spec: TaskSpec, made: Mapping[str, Task]) -> tuple[str, ...]:

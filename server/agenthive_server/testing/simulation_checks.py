@@ -182,8 +182,8 @@ class Checks:
     def queues(self, kernel: Kernel) -> None:
         """Check that no queue is closed while an agent is free that fits."""
         pool = kernel.pool
-        for need in pool.queues:
-            if need not in pool.open:
+        for need, queue in pool.queues.items():
+            if pool.closed(queue):
                 free = [agent.key for agent in pool.agents_of(need.namespace) if not exclusions(need, agent)]
                 assert not free, f"{need} is closed although {free} are free"
 

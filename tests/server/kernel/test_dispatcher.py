@@ -89,6 +89,8 @@ async def test_after_an_overload_every_queue_is_looked_at_again(monkeypatch: pyt
             await worker.finish(worker.assignments()[0])
             await hive.settle()
             assert hive.kernel.dispatcher.failing == "full"
-            assert len(hive.kernel.pool.open) == 2
+            pool = hive.kernel.pool
+            assert not any(map(pool.closed, pool.queues.values()))
+            assert len(pool.queues) == 2
         await hive.advance(0.5)
         assert [a.task.id for a in worker.assignments()] == ["busy", "x"]
