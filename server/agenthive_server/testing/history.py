@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from agenthive.client import Client
@@ -79,7 +79,7 @@ class History:
         key = (event.namespace, event.task_id)
         if fact == "task_delegated":
             _require(key not in self.tasks, event, "the task was delegated before")
-            self.tasks[key] = TaskStory(state=_name(event.task_delegated.state), told=[fact])
+            self.tasks[key] = TaskStory(state=state_name(event.task_delegated.state), told=[fact])
             return
         story = self.tasks.get(key)
         if story is None:
@@ -103,7 +103,20 @@ def fold(events: Iterable[Event]) -> History:
     return history
 
 
-def _name(state: task_pb2.TaskState.ValueType) -> State:
+def trace(events: Iterable[Event]) -> dict[Key, list[tuple[Event, TaskStory]]]:
+    """Return the events about each task, each with the story as it is after it. Raises `HistoryBroken`."""
+    history = History()
+    found: dict[Key, list[tuple[Event, TaskStory]]] = {}
+    for event in events:
+        history.take(event)
+        key = (event.namespace, event.task_id)
+        if (story := history.tasks.get(key)) is not None:
+            found.setdefault(key, []).append((event, replace(story, told=list(story.told))))
+    return found
+
+
+def state_name(state: task_pb2.TaskState.ValueType) -> State:
+    """Return a task's state without its prefix."""
     return task_pb2.TaskState.Name(state).removeprefix("TASK_STATE_")
 
 
@@ -202,7 +215,7 @@ def _paused(story: TaskStory, event: Event) -> None:
 
 def _resumed(story: TaskStory, event: Event) -> None:
     _from(story, event, "PAUSED")
-    story.state = _name(event.task_resumed.state)
+    story.state = state_name(event.task_resumed.state)
 
 
 def _input_requested(story: TaskStory, event: Event) -> None:
@@ -224,7 +237,7 @@ def _sent_back(story: TaskStory, event: Event) -> None:
 
 def _retried(story: TaskStory, event: Event) -> None:
     _from(story, event, *TERMINAL)
-    _require(story.state == _name(event.task_retried.previous_state), event, f"it was {story.state}")
+    _require(story.state == state_name(event.task_retried.previous_state), event, f"it was {story.state}")
     story.state, story.accepted = "QUEUED", 0
 
 
