@@ -18,11 +18,10 @@ import pytest
 from agenthive import Worker
 from agenthive.client import Client
 from agenthive.payload import value
-from agenthive.session import Session
 from agenthive.task_context import TaskContext, TaskFailed
 from agenthive.v1 import agent_pb2, event_pb2, task_pb2
 from agenthive.v1 import orchestrator_service_pb2 as orchestrator
-from agenthive.v1 import worker_service_pb2 as pb
+from agenthive_server.testing.bookkeeper import Bookkeeper
 from agenthive_server.testing.callers import Acknowledged, Caller
 from agenthive_server.testing.followers import Follower
 from agenthive_server.testing.harness import ServerProcess
@@ -114,55 +113,6 @@ async def open_hive(folder: Path, chance: random.Random) -> AsyncIterator[Hive]:
             await asyncio.sleep(0.05)
 
 
-class Bookkeeper:
-    """An agent that notes which of its results the server has acknowledged: those may never be lost."""
-
-    def __init__(self, agent_id: str) -> None:
-        self.session: Session
-        self.acknowledged: dict[str, tuple[int, str]] = {}
-        self._agent_id = agent_id
-        self._refused: set[str] = set()
-        self._reporting: set[asyncio.Task[None]] = set()
-
-    def hello(self) -> pb.Hello:
-        spec = agent_pb2.AgentSpec(capabilities=["books"], slots=4)
-        return pb.Hello(agents=[pb.HostedAgent(agent_id=self._agent_id, spec=spec)])
-
-    def heartbeat(self) -> pb.Heartbeat:
-        return pb.Heartbeat()
-
-    async def welcome(self, welcome: pb.Welcome) -> None:
-        """Nothing is held for longer than it takes to answer."""
-
-    async def contact_lost(self, seconds: float) -> None:
-        """Nothing is exclusive."""
-
-    async def control(self, item: pb.ControlItem) -> None:
-        if item.WhichOneof("item") == "assignment":
-            task = asyncio.create_task(self._report(item.assignment))
-            self._reporting.add(task)
-            task.add_done_callback(self._reporting.discard)
-        elif item.WhichOneof("item") == "refused":
-            self._refused.add(item.refused.task_id)
-
-    async def _report(self, task: pb.TaskAssignment) -> None:
-        name = f"{task.task_id}/{task.lease_epoch}"
-        result = pb.TaskResult(task_id=task.task_id, lease_epoch=task.lease_epoch)
-        result.result.content_type, result.result.data = "text/plain", name.encode()
-        self._refused.discard(task.task_id)
-        self.session.send(pb.WorkerItem(result=result))
-        with contextlib.suppress(Exception):  # the session ended first: nothing was acknowledged
-            await self.session.flushed()
-            if task.task_id not in self._refused:
-                self.acknowledged[task.task_id] = (task.lease_epoch, name)
-
-
-async def run_bookkeeper(target: str, keeper: Bookkeeper) -> None:
-    while True:
-        keeper.session = Session(target, keeper)
-        await keeper.session.run()
-
-
 def sdk_worker(target: str, agent_id: str) -> Worker:
     worker = Worker(target, agent_id=agent_id, capabilities=["sdk"], slots=2)
 
@@ -228,7 +178,7 @@ async def test_nothing_acknowledged_is_lost_when_server_and_runner_are_killed(
             for n, client in enumerate(clients * 2)
         ]
         async with asyncio.TaskGroup() as group:
-            beside = [group.create_task(run_bookkeeper(target, keeper)) for keeper in keepers]
+            beside = [group.create_task(keeper.run(target)) for keeper in keepers]
             beside += [group.create_task(sdk_worker(target, f"sdk-{n}").run()) for n in range(6)]
             beside += [group.create_task(each.run()) for each in subscribers.values()]
             calling = [group.create_task(caller.run()) for caller in callers]

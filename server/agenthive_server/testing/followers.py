@@ -18,12 +18,14 @@ from agenthive.waiting import Backoff, passing
 
 
 class Follower:
-    """Follows the log from its beginning, over any number of streams, each from the cursor after the last response."""
+    """Follows the log from its beginning, over any number of streams, each from the cursor after the last response.
+
+    With several targets each stream goes to the next of them.
+    """
 
     def __init__(
         self,
-        target: str,
-        *,
+        *targets: str,
         filter: event_pb2.EventFilter | None = None,  # noqa: A002 - the contract's word
         pause: float = 0.0,
         restless: random.Random | None = None,
@@ -32,7 +34,9 @@ class Follower:
         self.events: list[event_pb2.Event] = []
         self.cursor = ""
         self.streams = 0
-        self._target = target
+        self.arrived: dict[int, float] = {}
+        """When an event first came, by its sequence and the loop's clock."""
+        self._targets = targets
         self._filter = filter or event_pb2.EventFilter(all_namespaces=True)
         self._pause = pause
         self._restless = restless
@@ -41,7 +45,7 @@ class Follower:
     async def run(self) -> None:
         """Follow until cancelled. Raises the HiveError of a stream that is refused for what it asks."""
         while True:
-            async with open_channel(self._target) as channel:
+            async with open_channel(self._targets[self.streams % len(self._targets)]) as channel:
                 try:
                     await self._stream(orchestrator_service_pb2_grpc.OrchestratorServiceStub(channel))
                 except grpc.aio.AioRpcError as error:
@@ -59,6 +63,9 @@ class Follower:
         try:
             async for response in call:
                 self.events.extend(response.events)
+                now = asyncio.get_running_loop().time()
+                for event in response.events:
+                    self.arrived.setdefault(event.sequence, now)
                 self.cursor = response.cursor
                 self._backoff.reset()
                 if self._pause:
