@@ -63,7 +63,7 @@ class Proxy:
             writer.transport.abort()
             return
         try:
-            there_reader, there_writer = await asyncio.open_connection(*self._target)
+            there_reader, there_writer = await self._connect()
         except OSError:
             writer.transport.abort()
             return
@@ -73,6 +73,9 @@ class Proxy:
             task = asyncio.create_task(self._pass_on(source, sink))
             self._passing.add(task)
             task.add_done_callback(self._passing.discard)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self._target)
 
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:

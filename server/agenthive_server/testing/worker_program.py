@@ -8,6 +8,7 @@ What it does with a task follows from the task's type:
 | `until` | the same, once the file `input["file"]` exists, and saves a checkpoint when it begins |
 | `pulse` | `until`, reporting progress all the while |
 | `fail` | fails with the class and reason of the input |
+| `job` | takes `input["seconds"]`, and fails if `input["fails"]`; else returns `{"number", "lease_epoch"}` |
 
 The journal is a file of JSON lines: what really ran, whatever the hive believes.
 """
@@ -57,6 +58,18 @@ class Tasks:
             "as told", error_class=task_pb2.TaskErrorClass.Value(name), reason=str(given.get("reason", "AS_TOLD"))
         )
 
+    async def job(self, task: TaskContext) -> dict[str, Any]:
+        """Take a while, then answer or fail as told."""
+        self._note(task, "begins")
+        given = _fields(task)
+        task.report(0.5, "half")
+        await asyncio.sleep(float(given["seconds"]))
+        if given["fails"]:
+            raise TaskFailed("as told", reason="AS_TOLD")
+        # Before anybody can hear of it.
+        self._note(task, "ends")
+        return {"number": given["number"], "lease_epoch": task.assignment.lease_epoch}
+
     async def _wait(self, task: TaskContext, *, progress: bool) -> dict[str, Any]:
         self._note(task, "begins")
         task.save_checkpoint(f"attempt {task.attempt}".encode())
@@ -104,6 +117,7 @@ def build_worker(target: str, agent_id: str, *, journal: Path | None = None, **f
     worker.task("until")(tasks.until)
     worker.task("pulse")(tasks.pulse)
     worker.task("fail")(tasks.fail)
+    worker.task("job")(tasks.job)
     return worker
 
 

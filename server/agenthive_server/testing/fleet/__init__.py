@@ -1,0 +1,1 @@
+"""A whole fleet for proofs: replicas, workers, subscribers and callers, what is done to them, and what must hold."""

@@ -1,0 +1,27 @@
+"""A fleet on PostgreSQL under load, harmed by a seeded schedule: what was promised holds, and the history is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from agenthive_server.testing.fleet.faults import KINDS
+from agenthive_server.testing.fleet.proof import Size, prove
+from agenthive_server.testing.postgres import PostgresServer, open_postgres
+
+
+@pytest.fixture
+def own_postgres(postgres_binaries: Path) -> Iterator[PostgresServer]:
+    """A database server that may be harmed."""
+    with open_postgres(postgres_binaries) as server:
+        yield server
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(0)
+async def test_a_fleet_keeps_its_promises_whatever_is_killed_cut_or_stopped(
+    own_postgres: PostgresServer, tmp_path: Path, soak_seed: int, soak_rounds: int | None
+) -> None:
+    size = Size(workers=100, followers=20, callers=8) if soak_rounds else Size(workers=8)
+    print(await prove(tmp_path, own_postgres, size, seed=soak_seed, rounds=soak_rounds or len(KINDS)))
