@@ -20,7 +20,7 @@ from agenthive_server.kernel.sessions import Session
 from agenthive_server.kernel.tasks import Task
 from agenthive_server.storage import reader, statements
 from agenthive_server.storage.codec import unpack
-from agenthive_server.storage.database import Database
+from agenthive_server.storage.database import MOVED, Database
 from agenthive_server.storage.writer import Writer
 
 _AT_ONCE = 200
@@ -92,6 +92,8 @@ def begin_new_log(database: Database, clock: Clock) -> Renewal:
     with closing(database.connect(writing=True)) as db, closing(database.connect()) as seen:
         log_id = uuid4().hex
         db.execute("UPDATE meta SET log_id = ?", (log_id,))
+        # The hive may live on elsewhere: this is another.
+        db.execute(f"DROP TABLE IF EXISTS {MOVED}")
         writer = Writer(clock)
         writer.load(db)
         with reader.snapshot(seen):

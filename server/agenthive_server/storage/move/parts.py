@@ -23,12 +23,12 @@ _LABELS: Final = "labels"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One table. `immutable`: a row never changes once it is there, so that its key says all. `only` narrows what is
-    taken from the source; `page` is how many rows are compared at once."""
+    """One table. `immutable`: a row never changes once it is there, so that its key says all. `left` selects from the
+    source by the first column of the key what stays behind; `page` is how many rows are compared at once."""
 
     table: Table
     immutable: bool = False
-    only: str = ""
+    left: str = ""
     page: int = 2_000
 
     @property
@@ -87,7 +87,12 @@ PARTS: Final = (
     *(Part(table=table) for table in TABLES.values()),
     Part(table=EVENT, immutable=True),
     # What an upload left that never became a blob stays behind.
-    Part(table=BLOB_CHUNK, immutable=True, only="upload_id IN (SELECT upload_id FROM blob)", page=64),
+    Part(
+        table=BLOB_CHUNK,
+        immutable=True,
+        left="SELECT DISTINCT upload_id FROM blob_chunk WHERE upload_id NOT IN (SELECT upload_id FROM blob)",
+        page=256,
+    ),
     Part(table=BLOB),
 )
 """All that is moved row by row; the store's own row comes last, and makes the rest a hive."""

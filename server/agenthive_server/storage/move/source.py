@@ -97,9 +97,8 @@ class Source:
     # Rows
 
     def count(self, part: Part) -> int:
-        """Return how many rows a part has."""
-        where = f" WHERE {part.only}" if part.only else ""
-        count: int = self._db.execute(f"SELECT count(*) FROM {part.name}{where}").fetchone()[0]  # noqa: S608 - names of the schema
+        """Return how many rows a part has, those among them that stay behind."""
+        count: int = self._db.execute(f"SELECT count(*) FROM {part.name}").fetchone()[0]  # noqa: S608 - names of the schema
         return count
 
     def keys(self, part: Part) -> Iterator[Row]:
@@ -120,17 +119,15 @@ class Source:
         return found
 
     def _pages(self, part: Part, columns: Sequence[str]) -> Iterator[Row]:
+        left = {first for (first,) in self._db.execute(part.left)} if part.left else frozenset()
         last: tuple[Any, ...] | None = None
         while page := self._page(part, columns, last):
-            yield from page
+            yield from (row for row in page if row[0] not in left) if left else page
             last = part.key_of(page[-1])
 
     def _page(self, part: Part, columns: Sequence[str], after: Sequence[Any] | None) -> list[Row]:
         key = ", ".join(part.key)
-        conditions = [part.only] if part.only else []
-        if after is not None:
-            conditions.append(f"({key}) > ({', '.join('?' * len(part.key))})")
-        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        where = f" WHERE ({key}) > ({', '.join('?' * len(part.key))})" if after is not None else ""
         text = f"SELECT {', '.join(columns)} FROM {part.name}{where} ORDER BY {key}"  # noqa: S608 - names of the schema
         page: list[Row] = []
         size = 0

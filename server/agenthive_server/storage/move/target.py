@@ -120,7 +120,8 @@ class Target:
 
     async def _anything(self) -> bool:
         """Whether any table holds a row, besides those that hold one from the start."""
-        names = [name for name in metadata.tables if name != META.name]
+        row = await self._connection.fetchrow(tables.TABLES_HERE, list(metadata.tables))
+        names = [name for name in row[1] if name != META.name] if row is not None else []
         text = " OR ".join(f"EXISTS (SELECT FROM {name})" for name in names)
         return bool(await self._value(f"SELECT {text}"))
 

@@ -15,6 +15,9 @@ from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.kernel.errors import BadRequest, DataLoss, Refused, StoreUnavailable
 from agenthive_server.kernel.ports import BlobInfo, StoreUnusable
 from agenthive_server.kernel.records import Kind
+from agenthive_server.storage.backup.create import Making, create_backup
+from agenthive_server.storage.backup.restore import restore_backup
+from agenthive_server.storage.backup.work import Token
 from agenthive_server.storage.move.moving import Move, StillServed, forget_move
 from agenthive_server.storage.postgres.dial import Connection
 from agenthive_server.storage.postgres.store import PostgresStore
@@ -88,6 +91,43 @@ async def test_what_was_moved_goes_on_as_one_hive(
     (event,) = await store.read_events(before["bounds"].head, 10)
     assert event.sequence == before["bounds"].head + 1
     assert event.time >= before["events"][-1].time
+    await store.close()
+
+
+async def test_uploads_that_never_became_a_blob_stay_behind(
+    filled: Path, move: MakeMove, rows_there: Callable[[], Awaitable[dict[str, int]]]
+) -> None:
+    with closing(sqlite3.connect(filled)) as db, db:
+        db.executemany("INSERT INTO blob_chunk VALUES (?, 0, 'x')", [(f"{n:032x}",) for n in range(300)])
+        db.executemany("INSERT INTO blob_chunk VALUES (?, 0, 'x')", [(f"z{n}",) for n in range(300)])
+    await move().run()
+    assert (await rows_there())["blob_chunk"] == 6
+
+
+async def test_a_part_that_an_older_version_has_moved_is_gone_on_with(
+    filled: Path, move: MakeMove, admin: Connection, clock: ManualClock, told_by_file: Read, told_by_postgres: Read
+) -> None:
+    before = await told_by_file()
+    store = SqliteStore(filled, clock=clock)
+    await store.open()
+    with pytest.raises(StillServed):
+        await move().run()
+    await store.close()
+    await admin.execute("DROP TABLE state; UPDATE alembic_version SET version_num = '0001'")
+    await move().run()
+    assert await told_by_postgres() == before
+
+
+async def test_a_backup_of_what_was_moved_can_be_restored(
+    filled: Path, move: MakeMove, tmp_path: Path, clock: ManualClock
+) -> None:
+    """It is another hive then, as everything that is restored."""
+    await move().run()
+    making = Making(clock=clock, software="1", minimum_free=0)
+    create_backup(filled, tmp_path / "backup", making, Token())
+    restore_backup(tmp_path / "backup", tmp_path / "new", Token(), clock)
+    store = SqliteStore(tmp_path / "new" / "hive.db", clock=clock)
+    await store.open()
     await store.close()
 
 
