@@ -58,13 +58,14 @@ class Dispatcher:
             return True
         try:
             outcome = await self._decisions.commit(view.changes)
+            if isinstance(outcome, Conflicted):
+                await self._decisions.refresh(outcome.refs)
         except KernelError as error:
             self.failing = error.message
             self._put_back(chosen)
             return False
         self.failing = ""
         if not isinstance(outcome, Committed):
-            await self._decisions.refresh(outcome.refs if isinstance(outcome, Conflicted) else ())
             self._put_back(chosen)
             return False
         self.assigned += len(chosen)

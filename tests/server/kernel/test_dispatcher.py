@@ -10,6 +10,7 @@ from agenthive_server.kernel.changes import ChangeSet
 from agenthive_server.kernel.errors import Overloaded, StoreUnavailable
 from agenthive_server.kernel.events import EventType
 from agenthive_server.kernel.pending import Pending
+from agenthive_server.kernel.records import Kind
 from agenthive_server.kernel.task_verbs import NewTask
 from agenthive_server.kernel.tasks import TaskSpec, TaskState
 from agenthive_server.storage.memory import MemoryStore
@@ -68,6 +69,37 @@ async def test_tasks_of_a_wave_that_failed_keep_their_age() -> None:
         await worker.finish(worker.assignments()[0])
         await hive.advance(1.0)
         assert [a.task.id for a in worker.assignments()] == ["busy", "old"]
+        assert hive.kernel.dispatcher.failing == ""
+
+
+async def test_a_wave_that_collides_while_the_store_cannot_be_read_is_tried_again() -> None:
+    stores: list[MemoryStore] = []
+    faulty: list[FaultyStore] = []
+
+    def store(clock: object) -> FaultyStore:
+        stores.append(MemoryStore(clock))  # type: ignore[arg-type]  # the hive passes its clock
+        faulty.append(FaultyStore(stores[0]))
+        return faulty[0]
+
+    async def down() -> None:
+        raise StoreUnavailable("down")
+
+    async def changed_elsewhere(group: Sequence[ChangeSet]) -> None:
+        if any(event.type is EventType.TASK_ASSIGNED for changes in group for event in changes.events):
+            faulty[0].before, faulty[0].reading = no_fault, down
+            tasks = stores[0]._tables[Kind.TASK]
+            for key, task in tasks.items():
+                tasks[key] = task.evolve(revision=task.revision + 1)
+
+    async with open_hive(store=store) as hive:
+        await hive.delegate("t")
+        faulty[0].before = changed_elsewhere
+        worker = await hive.worker("a")
+        await hive.settle()
+        assert hive.kernel.dispatcher.failing == "down"
+        faulty[0].reading = None
+        await hive.advance(1.0)
+        assert [a.task.id for a in worker.assignments()] == ["t"]
         assert hive.kernel.dispatcher.failing == ""
 
 
