@@ -25,7 +25,7 @@ from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.kernel.turnover import Turnover
-from agenthive_server.lifecycle import Loop, Loops, Signals, StartError, allow_connections
+from agenthive_server.lifecycle import Loops, Signals, StartError, allow_connections
 from agenthive_server.local_runner import build_runner
 from agenthive_server.machine import process_metrics
 from agenthive_server.plugged import build_host
@@ -34,6 +34,7 @@ from agenthive_server.plugin.host import PluginHost
 from agenthive_server.plugin.registry import Registry, discover
 from agenthive_server.plugin.verbs import PluginVerbs
 from agenthive_server.recovery import Recovery
+from agenthive_server.replica import Replica
 from agenthive_server.rpc.adapter import Adapter
 from agenthive_server.rpc.agents import AgentMethods
 from agenthive_server.rpc.blobs import BlobMethods
@@ -54,7 +55,7 @@ from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
 from agenthive_server.settings import Settings, SettingsError, data_dir
 from agenthive_server.storage.committer import Committer
-from agenthive_server.stores import build_archive, build_clock, build_listener, open_store, replaced
+from agenthive_server.stores import Shared, build_archive, build_clock, open_store
 from agenthive_server.surroundings import Surroundings
 from agenthive_server.telemetry import Metrics
 from agenthive_server.vitals import Vitals, server_version
@@ -92,18 +93,8 @@ class App:
         )
         self.subscriptions = Subscriptions(self.log, self.notifier, self.clock, output=self.output)
         self.committer = Committer(self.store, settled=self._settled, failed=self._failed, clock=self.clock)
-        self.kernel = Kernel(
-            self.store,
-            self.committer.submit,
-            self.log,
-            self.kernel_notifier,
-            clock=self.clock,
-            new_id=self.new_id,
-            chance=random.SystemRandom().random,
-            limits=settings.limits.to_limits(),
-            outputs=KeptOutput(self.output, self.store, self.clock),
-        )
-        self.kernel.observers += [self.log.append, self._ring]
+        self.shared = self.store if isinstance(self.store, Shared) else None
+        self.kernel = self._build_kernel()
         self.loops = Loops(self.clock)
         self.built_in = BuiltIn(
             clock=self.clock, new_id=self.new_id, unary=server.maximum_calls, streams=server.maximum_streams
@@ -121,16 +112,23 @@ class App:
             board=self.board,
             loops=self.loops,
         )
+        self.replica = self._replica()
         self.front = Front(settings, self.clock)
         self.switch = Switch()
         self.adapter = Adapter(self.switch, message_limit=server.message_limit_bytes)
-        always_on = (*self.built_in.interceptors, self.disk)
         self.handler_notifier = LocalNotifier(self.clock)
         self.handlers = Dispatcher(
-            self.log, self.handler_notifier, self.kernel.decisions, self.clock, random.SystemRandom().random
+            self.log,
+            self.handler_notifier,
+            self.kernel.decisions,
+            self.clock,
+            random.SystemRandom().random,
+            roles=self.kernel.replicas.role,
         )
         self.kernel.reaper.release = self.handlers.release
-        self.edge = Edge(self.adapter, self.switch, self.board, self.kernel.hooks, always_on)
+        self.edge = Edge(
+            self.adapter, self.switch, self.board, self.kernel.hooks, (*self.built_in.interceptors, self.disk)
+        )
         self.plugins = self._plugin_host(discover() if registry is None else registry)
         self.vitals.add(self.plugins.overview.probe)
         self.metrics = Metrics(
@@ -143,6 +141,23 @@ class App:
         self.runner: LocalRunner | None = None
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
+
+    def _build_kernel(self) -> Kernel:
+        kernel = Kernel(
+            self.store,
+            self.committer.submit,
+            self.log,
+            self.kernel_notifier,
+            clock=self.clock,
+            new_id=self.new_id,
+            chance=random.SystemRandom().random,
+            limits=self.settings.limits.to_limits(),
+            outputs=KeptOutput(self.output, self.store, self.clock),
+            replicas=self.shared.tenure if self.shared else None,
+            feed=self.shared,
+        )
+        kernel.observers += [self.log.append, self._ring]
+        return kernel
 
     def _plugin_host(self, registry: Registry) -> PluginHost:
         minimum = self.settings.server.minimum_free_disk_bytes
@@ -181,18 +196,18 @@ class App:
         if any(event.type in FOLLOWED for event in events):
             self.kernel_notifier.ring(events[-1].sequence)
 
-    def _listening(self) -> dict[str, Loop]:
-        listener = build_listener(self.store, self.clock, self._heard)
-        if listener is None:
-            return {}
-        self.vitals.add(listener.probe)
-        return {"listener": listener.run}
+    def _replica(self) -> Replica | None:
+        """Return what this server does because others commit to its store as well; None where nobody does."""
+        if self.shared is None:
+            return None
+        replica = Replica(
+            self.shared, self.kernel, self.log, self.committer, self.subscriptions, self.clock, self._facts
+        )
+        self.vitals.add(replica.probe)
+        return replica
 
-    def _heard(self, head: int) -> None:
-        """Ring for what is in the log, whoever committed it. Of its own commits this server knows a moment later."""
-        if head <= self.log.head:
-            self.notifier.ring(head)
-            self.handler_notifier.ring(head)
+    def _facts(self) -> str:
+        return "{}"
 
     def _failed(self, group: object, error: KernelError) -> None:
         self.kernel.failed(group, error)  # type: ignore[arg-type]  # the committer's own type
@@ -235,7 +250,7 @@ class App:
                 "handler_notifier": self.handler_notifier.run,
                 **({"tls": self.tls.run} if self.tls else {}),
                 **({"archive": self.archive.run} if self.archive else {}),
-                **self._listening(),
+                **(self.replica.loops() if self.replica else {}),
             }
         )
         try:
@@ -356,13 +371,8 @@ async def serve(settings: Settings, config_path: Path | None = None) -> int:
     sys.stdout.flush()
     if settings.server.runner:
         app.start_runner()
-    lost: list[str] = []
-    try:
-        await _until(replaced(app.store, lost), signals.stop)
-    finally:
-        await app.close(signals.hurry)
-    if lost:
-        raise StartError(lost[0])
+    await signals.stop.wait()
+    await app.close(signals.hurry)
     return 0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from agenthive_server.kernel.clock import Clock, SystemClock
-from agenthive_server.kernel.ports import Store, StoreUnusable
+from agenthive_server.kernel.ports import Feed, Store, StoreUnusable
+from agenthive_server.kernel.replicas import Replicas
 from agenthive_server.lifecycle import StartError
 from agenthive_server.settings import Settings, SettingsError, database_path
 from agenthive_server.storage.address import is_postgres, shown
@@ -37,34 +38,35 @@ def open_store(settings: Settings, clock: Clock) -> Store:
 
 
 @runtime_checkable
-class Shared(Protocol):
-    """A store in a database that others may reach as well."""
+class Shared(Feed, Protocol):
+    """A store in a database that other replicas write as well."""
 
-    async def replaced(self) -> str:
-        """Wait until another server has taken it over; returns a sentence."""
+    @property
+    def tenure(self) -> Replicas:
+        """The replicas."""
+
+    def follow(
+        self,
+        *,
+        caught_up: Callable[[], Awaitable[None]],
+        went: Callable[[], None],
+        recover: Callable[[], Awaitable[None]],
+        facts: Callable[[], str],
+    ) -> None:
+        """Name who takes part; see `storage.postgres.store`."""
 
     async def listen(self, heard: Callable[[int], None]) -> Ear:
         """Call back with the head of the log after every commit, whoever made it."""
 
 
-def build_listener(store: Store, clock: Clock, ring: Callable[[int], None]) -> PostgresNotifier | None:
-    """Return what rings when anybody has committed to a store that others reach as well; None for others."""
-    if not isinstance(store, Shared):
-        return None
+def build_listener(store: Shared, clock: Clock, ring: Callable[[int], None]) -> PostgresNotifier:
+    """Return what rings when anybody has committed to a store that others reach as well."""
     from agenthive_server.events.postgres import PostgresNotifier
 
     async def head() -> int:
-        return (await store.bounds()).head
+        return (await store.position())[1]
 
     return PostgresNotifier(store.listen, head, ring, clock)
-
-
-async def replaced(store: Store, why: list[str]) -> None:
-    """Wait until another server has taken a store over, and note why this one must not go on; for others, for ever."""
-    if isinstance(store, Shared):
-        why.append(await store.replaced())
-    else:
-        await asyncio.Event().wait()
 
 
 def build_clock(settings: Settings) -> Clock:

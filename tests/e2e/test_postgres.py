@@ -1,4 +1,4 @@
-"""A hive on PostgreSQL, over a real port: the story of a task, two servers, and what is killed under it."""
+"""A hive on PostgreSQL, over a real port: the story of a task, and what is killed under it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import random
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 from agenthive import Worker
 from agenthive.client import Client
-from agenthive.errors import DeadlineExceeded, HiveError, Unavailable
+from agenthive.errors import HiveError, Unavailable
 from agenthive.payload import value
 from agenthive.task_context import TaskContext
 from agenthive.v1 import orchestrator_service_pb2 as orchestrator
@@ -105,46 +104,11 @@ def start(url: str, folder: Path) -> tuple[int, str]:
     return ended.returncode, line
 
 
-async def test_a_second_server_on_the_same_database_is_told_and_the_first_goes_on(
-    server: ServerProcess, client: Client, url: str, tmp_path: Path
-) -> None:
-    assert server.process is not None
-    code, said = await asyncio.to_thread(start, url, tmp_path / "other")
-    assert code == 1
-    assert f"the database is in use by another server (process {server.process.pid} on " in said
-    task = await client.delegate("any", role="nobody")
-    assert (await client.get_task(task.task_id)).state == task_pb2.TASK_STATE_QUEUED
-
-
 def test_a_database_that_is_not_there_is_told(tmp_path: Path) -> None:
     code, said = start(f"postgresql://me:secret@127.0.0.1:{free_port()}/hive", tmp_path)
     assert code == 1
     assert "cannot be opened: Connect" in said
     assert "secret" not in said
-
-
-async def test_a_server_that_slept_and_was_replaced_acknowledges_nothing(
-    server: ServerProcess, client: Client, url: str, tmp_path: Path
-) -> None:
-    task = await client.delegate("any", role="nobody")
-    assert server.process is not None
-    server.process.send_signal(signal.SIGSTOP)
-    async with (
-        open_process(tmp_path / "other", settings={"server.store": url}) as second,
-        Client(second.target) as other,
-    ):
-        server.process.send_signal(signal.SIGCONT)
-        with pytest.raises(HiveError) as caught:
-            await client.delegate("any", task_id="late", timeout=3)
-        assert isinstance(caught.value, (Unavailable, DeadlineExceeded))
-        assert (await other.get_task(task.task_id)).task_id == task.task_id
-        assert [found.task_id async for found in other.list_tasks()] == [task.task_id]
-        # It leaves, so that its streams and sessions go elsewhere.
-        assert await server.process.wait() == 1
-        assert "agenthived: postgresql://" in server.log()
-        assert "another server has taken over this database" in server.log()
-        await other.delegate("any", task_id="on", role="nobody")
-        fold(await read_log(other))
 
 
 @pytest.fixture

@@ -41,7 +41,6 @@ def test_a_database_url_has_its_store_and_its_clock(tmp_path: Path) -> None:
     store = open_store(settings, clock)
     assert isinstance(store, PostgresStore)
     assert isinstance(build_listener(store, clock, print), PostgresNotifier)
-    assert build_listener(MemoryStore(clock), clock, print) is None
     with pytest.raises(StartError, match="cannot be opened") as caught:
         migrate(settings)
     assert "secret" not in str(caught.value)

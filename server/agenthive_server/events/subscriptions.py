@@ -82,11 +82,15 @@ class Subscriptions:
             self._open.discard(subscription)
             await subscription.aclose()
 
+    def send_away(self) -> None:
+        """Let every stream that is open end with its cursor in a last frame: its reader goes on elsewhere."""
+        for subscription in self._open:
+            subscription.end()
+
     def drain(self) -> None:
         """Let every stream end with its cursor in a last frame; none opens any more."""
         self.draining = True
-        for subscription in self._open:
-            subscription.end()
+        self.send_away()
 
     def metrics(self) -> dict[str, float]:
         """Return what was counted, by the names it is published under."""

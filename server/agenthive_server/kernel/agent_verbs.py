@@ -84,6 +84,7 @@ class AgentVerbs:
 
     async def get(self, namespace: str, agent_id: str) -> Agent:
         """Return an agent; raises `NotFound`."""
+        await self._decisions.fresh()
         agent = self._memory.committed((Kind.AGENT, (namespace, agent_id)))
         if agent is None:
             raise agent_not_found(agent_id)
@@ -91,6 +92,7 @@ class AgentVerbs:
 
     async def list(self, query: Query) -> list[Agent]:
         """Return a page of agents by id. Shown states (IDLE, BUSY, SUSPECT) may be asked for like stored ones."""
+        await self._decisions.fresh()
         after = query.after[1] if query.after else ""
         found = [
             cast(Agent, record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, cast
 
@@ -185,12 +185,19 @@ Submit = Callable[[ChangeSet], Pending]
 
 
 class Decisions:
-    """Runs decisions to their end."""
+    """Runs decisions to their end.
 
-    def __init__(self, memory: Memory, store: Store, submit: Submit) -> None:
+    `fresh` waits until memory knows everything that was committed; where only this server commits there is none. What
+    no commit would find out, that a decision changes nothing or refuses, is said only when that was so.
+    """
+
+    def __init__(
+        self, memory: Memory, store: Store, submit: Submit, fresh: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self.memory = memory
         self._store = store
         self._submit = submit
+        self._fresh = fresh
 
     async def run(self, decide: Callable[[View], T]) -> T:
         """Decide, commit, and return what the decision answered, once everything it rests on is durable.
@@ -200,36 +207,47 @@ class Decisions:
         not be committed. Cancelling the caller does not take back a change set in flight.
         """
         extra: dict[Ref, Record | None] = {}
-        tries = 0
+        tries, doubtful = 0, self._fresh is not None
         while tries < MAX_TRIES:
             view = View(self.memory, extra)
+            refusal: KernelError | None = None
             try:
                 answer = decide(view)
             except NotLoaded as missing:
                 # Not a collision: each time more is known.
                 await self._read(missing.refs, extra)
                 continue
-            except KernelError:
-                if view.guesses:
-                    await self._read(view.guesses, extra)
-                    continue
-                tries += 1
-                if await view.settled():
-                    raise
-                continue
+            except KernelError as error:
+                answer, refusal = cast(T, None), error
             tries += 1
-            if view.changes.empty:
-                if await view.settled():
+            if refusal is None and not view.changes.empty:
+                outcome = await self.commit(view.changes)
+                if isinstance(outcome, Committed):
                     return answer
-                continue
-            outcome = await self.commit(view.changes)
-            if isinstance(outcome, Conflicted):
-                await self._read(outcome.refs, extra)
-                continue
-            if isinstance(outcome, Rejected):
-                raise BadRequest("the store refuses this data, probably for its size", metadata={"why": outcome.reason})
-            return answer
+                await self._refused(outcome, extra)
+            elif refusal is not None and view.guesses:
+                await self._read(view.guesses, extra)
+            elif doubtful:
+                # What no commit finds out is said only when everything is known.
+                await self.fresh()
+                extra.clear()
+                doubtful = False
+            elif await view.settled():
+                if refusal is not None:
+                    raise refusal
+                return answer
         raise Conflict("the change kept colliding with others; repeat it", retry_after=0.1)
+
+    async def fresh(self) -> None:
+        """Wait until memory knows everything that is committed now. Raises `StoreUnavailable`."""
+        if self._fresh is not None:
+            await self._fresh()
+
+    async def _refused(self, outcome: Conflicted | Rejected, extra: dict[Ref, Record | None]) -> None:
+        """Read what collided; raises `BadRequest` for what the store will never take."""
+        if isinstance(outcome, Rejected):
+            raise BadRequest("the store refuses this data, probably for its size", metadata={"why": outcome.reason})
+        await self._read(outcome.refs, extra)
 
     def commit(self, changes: ChangeSet) -> Pending:
         """Submit a change set and make it the latest state at once."""
@@ -249,9 +267,10 @@ class Decisions:
         for kind, key in refs:
             by_kind.setdefault(kind, []).append(key)
         for kind, keys in by_kind.items():
+            moves = self.memory.moves
             for key, record in zip(keys, await self._store.get(kind, keys), strict=True):
                 extra[kind, key] = record
-                self.memory.learn((kind, key), record)
+                self.memory.learn((kind, key), record, moves)
 
 
 def recall(view: View, caller: Caller) -> RequestRecord | None:

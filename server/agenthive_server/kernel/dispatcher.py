@@ -11,6 +11,7 @@ from .decide import Decisions, View
 from .errors import KernelError
 from .index import Index
 from .records import Key, Kind
+from .replicas import Role
 from .reserving import Reserving
 from .sessions import SessionState
 from .tasks import Task, TaskState
@@ -23,9 +24,10 @@ PAUSE = 0.2
 
 
 class Dispatcher:
-    """Assigns whenever tasks and slots are there; sleeps otherwise."""
+    """Assigns whenever tasks and slots are there; sleeps otherwise, and while another replica has the role."""
 
-    def __init__(self, decisions: Decisions, index: Index, clock: Clock) -> None:
+    def __init__(self, decisions: Decisions, index: Index, clock: Clock, role: Role) -> None:
+        self._role = role
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
@@ -39,9 +41,14 @@ class Dispatcher:
     async def run(self) -> None:
         """Assign until cancelled. Failures of the store delay it and are told in `failing`."""
         while True:
+            if not self._role.held:
+                await self._role.acquire()
+                # Whatever others left open.
+                self._pool.reopen()
+                self._woken.set()
             await self._woken.wait()
             self._woken.clear()
-            while self._pool.open:
+            while self._pool.open and self._role.held:
                 # One turn of the loop gathers what is arriving at this moment into the same wave.
                 await asyncio.sleep(0)
                 if not await self.wave():
@@ -57,6 +64,7 @@ class Dispatcher:
         if not chosen:
             return True
         try:
+            self._role.check(view)
             outcome = await self._decisions.commit(view.changes)
             if isinstance(outcome, Conflicted):
                 await self._decisions.refresh(outcome.refs)

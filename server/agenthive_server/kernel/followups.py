@@ -22,6 +22,7 @@ from .index import Index
 from .messages import Broadcast, Message, MessageState
 from .ports import Chance, Log, Notifier, Store
 from .records import CursorRecord, Key, Kind
+from .replicas import Role
 from .session_verbs import LEFT
 from .tasks import ChildrenPolicy, DependencyPolicy, Task, TaskState
 
@@ -58,7 +59,9 @@ class Followups:
         notifier: Notifier,
         clock: Clock,
         chance: Chance,
+        role: Role,
     ) -> None:
+        self._role = role
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
@@ -78,9 +81,12 @@ class Followups:
         self.position = self._saved = record.sequence if record else 0
 
     async def run(self) -> None:
-        """Follow the log until cancelled; failures of the store delay it."""
+        """Follow the log until cancelled, while this replica has the role; failures of the store delay it."""
         while True:
             try:
+                if not self._role.held:
+                    await self._role.acquire()
+                    self.begin()
                 events = await self._log.read(self.position, READ)
                 for event in events:
                     if self._entails(event):

@@ -18,6 +18,7 @@ from .decide import Decisions, Submit
 from .dispatcher import Dispatcher
 from .errors import KernelError, OutcomeUnknown
 from .events import Event
+from .following import Following
 from .followups import Followups
 from .health import Reading, Status
 from .hooks import Hooks
@@ -27,11 +28,13 @@ from .memory import Memory
 from .message_verbs import MessageVerbs
 from .owed import Owed
 from .pool import Pool
-from .ports import Chance, Log, NewId, Notifier, Store
+from .ports import Chance, Feed, Log, NewId, Notifier, Store
 from .reaper import Reaper
 from .records import CursorRecord, Kind
+from .replicas import DISPATCHER, Alone, Replicas
 from .restored import EPOCHS
 from .session_verbs import Outputs, SessionVerbs
+from .sessions import SessionState
 from .state import StateVerbs
 from .supervisor import Supervisor
 from .task_queries import TaskQueries
@@ -55,7 +58,10 @@ class Kernel:
         chance: Chance,
         limits: Limits | None = None,
         outputs: Outputs | None = None,
+        replicas: Replicas | None = None,
+        feed: Feed | None = None,
     ) -> None:
+        """`replicas` and `feed` where others commit to the store as well."""
         self.limits = limits = limits or Limits()
         self.memory = Memory()
         self.pool = Pool()
@@ -64,29 +70,56 @@ class Kernel:
         self.contacts = Contacts(clock)
         self._store = store
         self._owed = Owed(self.memory, self.index, self.contacts)
-        decisions = Decisions(self.memory, store, submit)
-        self.decisions = decisions
+        self.replicas = replicas = replicas or Alone()
+        self.leading = leading = replicas.role(DISPATCHER)
+        self.following = Following(self.memory, store, feed, self._announce, clock) if feed is not None else None
+        fresh = self.following.fresh if self.following is not None else None
+        decisions = self.decisions = Decisions(self.memory, store, submit, fresh)
+        # For the loops, which look again whatever they decided on a memory that was late.
+        loops = Decisions(self.memory, store, submit) if fresh is not None else decisions
         self.hooks = hooks = Hooks(self.pool)
-        self.tasks = TaskVerbs(decisions, self.index, clock, new_id, hooks, maximum_queued=limits.maximum_queued)
-        self.queries = TaskQueries(self.memory, store, self.index, clock)
+        self.tasks = TaskVerbs(
+            decisions, self.index, clock, new_id, hooks, dispatching=leading, maximum_queued=limits.maximum_queued
+        )
+        self.queries = TaskQueries(decisions, store, self.index, clock)
         self.agents = AgentVerbs(decisions, store, self.index, clock, new_id, hooks)
         self.messages = MessageVerbs(decisions, self.index, clock, new_id)
         self.state = StateVerbs(decisions, store)
         self.sessions = SessionVerbs(
-            decisions, self.index, self.contacts, self._owed, clock, new_id, chance, limits, hooks, outputs
+            decisions, self.index, self.contacts, self._owed, clock, new_id, chance, limits, hooks, outputs, replicas.me
         )
-        self.dispatcher = Dispatcher(decisions, self.index, clock)
-        self.followups = Followups(decisions, self.index, store, log, notifier, clock, chance)
+        self.dispatcher = Dispatcher(loops, self.index, clock, leading)
+        self.followups = Followups(loops, self.index, store, log, notifier, clock, chance, leading)
         self.reaper = Reaper(
-            decisions, self.index, self.contacts, self.sessions, self.followups, store, log, clock, chance, limits
+            loops,
+            self.index,
+            self.contacts,
+            self.sessions,
+            self.followups,
+            store,
+            log,
+            clock,
+            chance,
+            limits,
+            replicas,
+            leading,
         )
-        self.supervisor = Supervisor(decisions, self.index, self.contacts, clock)
+        self.supervisor = Supervisor(loops, self.index, clock, leading)
         self.draining = False
         # Called with the committed events of each group, after the kernel's own memory has followed.
         self.observers: list[Callable[[Sequence[Event]], None]] = []
 
     async def open(self) -> None:
         """Fill the memory from the store. Call once, before anything else."""
+        if self.following is not None:
+            await self.following.fill()
+        else:
+            await self._load()
+        floor = self.memory.latest((Kind.CURSOR, EPOCHS))
+        self.memory.epoch_floor = floor.sequence if isinstance(floor, CursorRecord) else 0
+        self.followups.begin()
+
+    async def _load(self) -> None:
         for kind in (Kind.SESSION, Kind.AGENT, Kind.MESSAGE, Kind.BROADCAST, Kind.CURSOR):
             self.memory.load(await self._store.scan(kind, open_only=True))
         tasks = await self._store.scan(Kind.TASK, open_only=True)
@@ -95,9 +128,6 @@ class Kernel:
         for start in range(0, len(keys), 500):
             found = await self._store.get(Kind.PROGRESS, keys[start : start + 500])
             self.memory.load(record for record in found if record is not None)
-        floor = self.memory.latest((Kind.CURSOR, EPOCHS))
-        self.memory.epoch_floor = floor.sequence if isinstance(floor, CursorRecord) else 0
-        self.followups.begin()
 
     def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """Return the background loops by name; each runs until it is cancelled."""
@@ -106,6 +136,7 @@ class Kernel:
             "followups": self.followups.run,
             "reaper": self.reaper.run,
             "supervisor": self.supervisor.run,
+            **({"following": self.following.run} if self.following is not None else {}),
         }
 
     # What follows a commit; called by the committer, never by a caller's task -----------------------------------------
@@ -119,8 +150,13 @@ class Kernel:
                 events.extend(changes.events)
             else:
                 self.memory.revert(changes)
-        if not events:
-            return
+        if self.following is not None:
+            self.following.settled((changes for changes, _ in group), events)
+        elif events:
+            self._announce(events)
+
+    def _announce(self, events: Sequence[Event]) -> None:
+        """Tell everyone here what was committed, in the order of the log; the memory knows it already."""
         for observer in self.observers:
             observer(events)
         self.queries.observe(events)
@@ -144,12 +180,15 @@ class Kernel:
 
     def probe(self) -> list[tuple[str, Reading]]:
         """Return readings of the dispatcher, the follow-ups and each runner."""
-        failing = self.dispatcher.failing
-        readings = [("dispatcher", Reading(Status.DEGRADED if failing else Status.OK, failing))]
-        failing = self.followups.failing
-        readings.append(("followups", Reading(Status.DEGRADED if failing else Status.OK, failing)))
+        elsewhere = "" if self.leading.held else "another replica does this"
+        readings: list[tuple[str, Reading]] = []
+        for name, failing in (("dispatcher", self.dispatcher.failing), ("followups", self.followups.failing)):
+            readings.append((name, Reading(Status.DEGRADED if failing else Status.OK, failing or elsewhere)))
+        if self.following is not None:
+            failing = self.following.failing
+            readings.append(("following", Reading(Status.DEGRADED if failing else Status.OK, failing)))
         for session in self.supervisor.runners():
-            live = self.contacts.get(session.key) is not None
+            live = session.state is SessionState.OPEN
             drivers = ", ".join(session.runner.drivers) if session.runner else ""
             status = Status.OK if live else Status.DEGRADED
             readings.append((f"runner/{session.id}", Reading(status, drivers if live else "not in contact")))

@@ -12,7 +12,7 @@ of a change set were told, `after_changes` are called.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TypeVar, cast
 
 from .agents import Agent
@@ -67,6 +67,8 @@ class Memory:
         # What lease and start epochs come after; zero but in a log that was restored (`restored.py`).
         self.epoch_floor = 0
         self.after_changes: list[Callable[[], None]] = []
+        # Grows when a committed state becomes another, so that who reads the store can tell whether it did meanwhile.
+        self.moves = 0
 
     def load(self, records: Iterable[Record]) -> None:
         """Fill in committed records at the start; those that are over are left out."""
@@ -137,6 +139,7 @@ class Memory:
 
     def settle(self, changes: ChangeSet) -> None:
         """Note that a change set was committed."""
+        self.moves += 1
         flights = self._flights
         for ref, record in _rows(changes):
             flight = flights.get(ref)
@@ -173,15 +176,65 @@ class Memory:
             if base is not None and not is_open(base):
                 self._retire(ref, base)
 
-    def learn(self, ref: Ref, record: Record | None) -> None:
-        """Take over what was read from the store, unless changes are in flight."""
+    def learn(self, ref: Ref, record: Record | None, moves: int) -> None:
+        """Take over what was read from the store, unless changes are in flight.
+
+        `moves` is the value of that name when it was asked for: what has moved since is newer than an older revision.
+        """
         if ref in self._flights:
             return
+        if moves != self.moves:
+            known = self.latest(ref)
+            if known is not None and (record is None or record.revision < known.revision):
+                return
         if record is not None and is_open(record):
             self._change(ref, record)
         elif ref[1] in self._latest[ref[0]]:
             self._change(ref, None)
         self._changed()
+
+    # What others committed ------------------------------------------------------------------------------------------
+
+    def follow(self, ref: Ref, record: Record | None, *, anew: bool = False) -> None:
+        """Take over what another replica committed; call `followed` after some of it.
+
+        An older revision changes nothing, unless the record was removed meanwhile and made `anew`. What this replica
+        has in flight was built on another state: it will fail, and falls back on this one.
+        """
+        flight = self._flights.get(ref)
+        known = flight.committed if flight is not None else self.latest(ref)
+        if record is not None and known is not None and not anew and record.revision <= known.revision:
+            return
+        if flight is not None:
+            flight.committed = record
+        elif record is None or is_open(record):
+            self._change(ref, record)
+        elif ref[1] in self._latest[ref[0]]:
+            self._change(ref, record)
+            self._retire(ref, record)
+        else:
+            # It was reopened and is over again, or was never open here.
+            self._recent.pop(ref, None)
+
+    def followed(self) -> None:
+        """Let those who listen hear that what was followed is whole."""
+        self.moves += 1
+        self._changed()
+
+    def renew(self, kind: Kind, records: Iterable[Record], newer: Collection[Ref]) -> None:
+        """Put all records of a kind right after a scan of the store, but for those that are known to be `newer`."""
+        there = set[Ref]()
+        for record in records:
+            there.add(record.ref)
+            if record.ref not in newer and is_open(record):
+                self.follow(record.ref, record)
+        for key in list(self._latest[kind]):
+            ref = (kind, key)
+            if ref not in there and ref not in newer:
+                self.follow(ref, None)
+        for ref in [ref for ref in self._recent if ref[0] is kind and ref not in newer]:
+            del self._recent[ref]
+        self.followed()
 
     def _change(self, ref: Ref, record: Record | None) -> None:
         records = self._latest[ref[0]]

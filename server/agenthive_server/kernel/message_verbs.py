@@ -224,6 +224,7 @@ class MessageVerbs:
 
     async def unread(self, namespace: str, agent_id: str) -> list[Message]:
         """Return an agent's messages that are not read yet, oldest first; raises `NotFound`."""
+        await self._decisions.fresh()
         if self._memory.committed((Kind.AGENT, (namespace, agent_id))) is None:
             raise NotFound(f"no agent {agent_id!r} in this namespace", reason="AGENT_NOT_FOUND")
         keys = self._index.mail_by_agent.get((namespace, agent_id), {})

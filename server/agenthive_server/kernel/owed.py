@@ -8,6 +8,7 @@ from typing import cast
 from .agent_transitions import STOP_MARGIN
 from .agents import Agent, AgentState
 from .contact import Contact, Contacts
+from .errors import SessionFenced
 from .events import Event, EventType
 from .index import Index
 from .memory import Memory
@@ -46,6 +47,7 @@ _TASK_EVENTS = PULSE_OVER | TASK_NEWS
 AGENT_NEWS = frozenset(
     {EventType.AGENT_PLACED, EventType.AGENT_DRAINING, EventType.AGENT_SLEEPING, EventType.AGENT_WAKING}
 )
+SESSION_NEWS = frozenset({EventType.SESSION_RESUMED, EventType.SESSION_ENDED})
 
 
 class Owed:
@@ -69,6 +71,12 @@ class Owed:
                         self._task_news(event, contact)
             elif kind in AGENT_NEWS:
                 self._agent_news(event)
+            elif kind is EventType.AGENT_FAILED and event.session_id:
+                # Given up by the control plane while its runner was starting it.
+                stop = Stop(event.agent_id, 0.0, sleep=False, reason="not ready in time")
+                self._contacts.deliver((event.namespace, event.session_id), stop)
+            elif kind in SESSION_NEWS:
+                self._session_news(event)
             elif kind is EventType.MESSAGE_SENT and (event.agent_id or event.task_id):
                 self._mail_news(event)
 
@@ -108,6 +116,18 @@ class Owed:
             message = cast("Message | None", self._memory.committed((Kind.MESSAGE, key)))
             if message is not None and message.state is MessageState.QUEUED and task.lease is not None:
                 link.deliver(Mail(task.lease.agent_id, (message,)))
+
+    def _session_news(self, event: Event) -> None:
+        """End a stream whose session went on elsewhere, or is over."""
+        contact = self._contacts.get((event.namespace, event.session_id))
+        if contact is None:
+            return
+        if event.type is EventType.SESSION_RESUMED:
+            if event.data["session_epoch"] > contact.epoch:
+                contact.link.fence(SessionFenced("the session was taken over by a newer stream"))
+        elif self._memory.session(contact.key) is None:
+            self._contacts.drop(contact.key, contact.epoch)
+            contact.link.fence(SessionFenced("the session has ended", reason="SESSION_NOT_FOUND"))
 
     def _agent_news(self, event: Event) -> None:
         agent = cast("Agent | None", self._memory.committed((Kind.AGENT, (event.namespace, event.agent_id))))

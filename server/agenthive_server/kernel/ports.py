@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agenthive_server.telemetry import Histogram
 
 from .changes import ChangeSet, Outcome
 from .events import Event
-from .records import Key, Kind, Record
+from .records import Key, Kind, Record, Ref
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,37 @@ class Store(Protocol):
     @property
     def syncs(self) -> Histogram:
         """How long making commits durable took, in seconds; nothing where that is not done."""
+
+
+class Change(NamedTuple):
+    """What one group of change sets did to the rows that replicas keep in memory."""
+
+    number: int
+    """Groups of a log are counted from 1, without holes."""
+    head: int
+    """Where the log stood afterwards."""
+    touched: Sequence[tuple[Ref, int]]
+    """Which rows, with their new revision, 0 for a removal; in order."""
+
+
+class Feed(Protocol):
+    """What all replicas of a database change, in the order of their commits.
+
+    Every method raises `StoreUnavailable`.
+    """
+
+    @property
+    def written(self) -> tuple[int, int]:
+        """The number of groups before the last commit of this replica, and with it; equal when it wrote nothing."""
+
+    async def position(self) -> tuple[int, int]:
+        """Return how many groups were committed, and where the log stands."""
+
+    async def changes(self, after: int, until: int | None = None) -> Sequence[Change]:
+        """Return some of the groups after one, in order, at most up to another.
+
+        They do not begin with `after + 1` where that is not known any more.
+        """
 
 
 class StoreUnusable(Exception):

@@ -1,5 +1,8 @@
 """The clocks: overdue tasks, leases whose pulse stopped, silent sessions, retention.
 
+Of several replicas each listens to the sessions it has a stream of. The one with the role looks after everything else:
+the deadlines of all records, sessions nobody has a stream of, and what is past its retention.
+
 Time in which the control plane itself was away (its start, an outage of the store, a suspended machine) does not count:
 afterwards every session and lease has the whole grace again, as in Nomad and etcd.
 """
@@ -23,6 +26,7 @@ from .message_verbs import advance
 from .messages import Message, MessageState
 from .ports import Chance, Log, Release, Store
 from .records import Key, Kind
+from .replicas import Replicas, Role
 from .session_verbs import SessionVerbs
 from .sessions import Session, SessionState
 from .tasks import ErrorClass, Task, TaskError, TaskState
@@ -57,7 +61,12 @@ class Reaper:
         clock: Clock,
         chance: Chance,
         limits: Limits,
+        replicas: Replicas,
+        role: Role,
     ) -> None:
+        self._replicas = replicas
+        self._role = role
+        self._led = role.held
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
@@ -103,6 +112,10 @@ class Reaper:
         if now - self._looked > AWAY or self._store.writable:
             self.returned()
         self._looked = now
+        if not self._led and self._role.held:
+            # What another replica has counted is not known here: everyone has the whole grace again.
+            self.returned()
+        self._led = self._role.held
         await self._overdue_tasks()
         if now - self._listened >= LISTEN_EVERY:
             self._listened = now
@@ -110,7 +123,8 @@ class Reaper:
             await self._silent_sessions()
         if now - self._swept >= SWEEP_EVERY:
             self._swept = now
-            await self.sweep()
+            if self._led:
+                await self.sweep()
 
     # Tasks ----------------------------------------------------------------------------------------------------------
 
@@ -133,10 +147,18 @@ class Reaper:
             if due[0] > now:
                 self._index.refresh_task(task)
                 continue
+            if not self._is_mine(task, due[1]):
+                continue
             step = self._expired(view, task, due[1], now, tired)
             if step is not None:
                 view.put(step[0], *step[1])
         return tired
+
+    def _is_mine(self, task: Task, clock: str) -> bool:
+        """Whether this replica ends the wait: one for the answer of a worker is known where its stream is."""
+        if clock == "ACCEPT" and task.lease is not None:
+            return self._contacts.get((task.namespace, task.lease.session_id)) is not None
+        return self._led
 
     def _expired(self, view: View, task: Task, clock: str, now: float, tired: list[Key]) -> attempts.Step | None:
         match clock:
@@ -237,7 +259,7 @@ class Reaper:
                 await self._sessions.lost(*contact.key, contact.epoch, "no sign of life")
         silent: set[tuple[Key, int]] = set()
         for session in self._memory.all(Session):
-            if session.state is SessionState.OPEN and self._contacts.live(session.key):
+            if not self._is_alone(session):
                 continue
             name = (session.key, session.epoch)
             silent.add(name)
@@ -248,6 +270,14 @@ class Reaper:
                 await self._sessions.end(*session.key, "contact was lost", epoch=session.epoch)
         for name in self._suspect_since.keys() - silent:
             del self._suspect_since[name]
+
+    def _is_alone(self, session: Session) -> bool:
+        """Whether a session has no stream anywhere, and it is for this replica to say so."""
+        if session.state is not SessionState.OPEN:
+            return self._led
+        if self._contacts.live(session.key):
+            return False
+        return session.replica == self._replicas.me or (self._led and not self._replicas.there(session.replica))
 
     # Retention ------------------------------------------------------------------------------------------------------
 

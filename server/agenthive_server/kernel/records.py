@@ -132,13 +132,17 @@ class CursorRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class RoleRecord(Record):
-    """The right of one replica to act in a role (`id`) until `expire_time` of the database's clock."""
+    """That a replica is there until `expire_time` of the database's clock, or which one acts in a role.
+
+    `holder` is a process in the first case, and what it says of itself is in `facts`, JSON; a replica in the second.
+    """
 
     kind: ClassVar[Kind] = Kind.ROLE
 
     holder: str
     epoch: int
     expire_time: float
+    facts: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,8 +66,10 @@ class SessionOpening:
         chance: Chance,
         limits: Limits,
         hooks: Hooks,
+        replica: str,
     ) -> None:
         self._hooks = hooks
+        self._replica = replica
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
@@ -97,6 +99,8 @@ class SessionOpening:
         with self._contacts.expecting((guest.namespace, session_id)):
             opened = await self._record(guest, session_id)
             session = opened.session
+            # What others did to its leases and agents is known from here on.
+            await self._decisions.fresh()
             await self._missing(session, {agent.agent_id for agent in hello.agents})
             await self._displace(session, hello.agents)
             old = self._contacts.get(session.key)
@@ -165,6 +169,7 @@ class SessionOpening:
             display_name=hello.display_name,
             principal=principal,
             open_time=self._clock.now(),
+            replica=self._replica,
         )
         fact = session_event(
             EventType.SESSION_OPENED,
@@ -175,8 +180,7 @@ class SessionOpening:
         )
         return view.put(session, fact)
 
-    @staticmethod
-    def _resumed(view: View, guest: Guest, principal: str, *, checked: bool) -> Session:
+    def _resumed(self, view: View, guest: Guest, principal: str, *, checked: bool) -> Session:
         """Take a session up again; that of somebody else looks like one that is over."""
         hello = guest.hello
         old = view.find_session((guest.namespace, hello.session_id))
@@ -189,6 +193,7 @@ class SessionOpening:
             draining=False,
             runner=hello.runner,
             principal=principal,
+            replica=self._replica,
         )
         return view.put(session, session_event(EventType.SESSION_RESUMED, session, session_epoch=session.epoch))
 

@@ -72,13 +72,14 @@ class SessionVerbs:
         limits: Limits,
         hooks: Hooks,
         outputs: Outputs | None = None,
+        replica: str = "",
     ) -> None:
         self._hooks = hooks
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
         self._contacts = contacts
-        self._opening = SessionOpening(decisions, index, contacts, owed, clock, new_id, chance, limits, hooks)
+        self._opening = SessionOpening(decisions, index, contacts, owed, clock, new_id, chance, limits, hooks, replica)
         self._clock = clock
         self._new_id = new_id
         self._chance = chance
@@ -271,10 +272,6 @@ class SessionVerbs:
             view.emit(session_event(EventType.SESSION_ENDED, session, reason=reason))
 
         await self._decisions.run(decide)
-        contact = self._contacts.get(key)
-        if contact is not None and self._memory.session(key) is None:
-            self._contacts.drop(key, contact.epoch)
-            contact.link.fence(SessionFenced("the session has ended", reason="SESSION_NOT_FOUND"))
 
     async def drain(self, namespace: str, session_id: str, epoch: int) -> None:
         """Hand nothing new to a session, as its worker asks."""

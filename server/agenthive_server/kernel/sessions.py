@@ -47,3 +47,5 @@ class Session(Record):
     draining: bool = False
     open_time: float = 0.0
     suspect_time: float = 0.0
+    # The replica that has its stream; empty where there is only one server.
+    replica: str = ""

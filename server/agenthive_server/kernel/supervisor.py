@@ -10,12 +10,11 @@ from functools import partial
 from . import agent_transitions as transitions
 from .agents import REMOTE, Agent, AgentState, Wanted
 from .clock import Clock
-from .contact import Contacts
 from .decide import Decisions, View
 from .errors import KernelError
 from .index import Index
 from .records import Key
-from .session_items import Stop
+from .replicas import Role
 from .sessions import Session, SessionState
 
 BATCH = 100
@@ -29,11 +28,11 @@ _log = logging.getLogger(__name__)
 class Supervisor:
     """Looks at agents whose record, runner or clock has changed."""
 
-    def __init__(self, decisions: Decisions, index: Index, contacts: Contacts, clock: Clock) -> None:
+    def __init__(self, decisions: Decisions, index: Index, clock: Clock, role: Role) -> None:
+        self._role = role
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
-        self._contacts = contacts
         self._clock = clock
         self._woken = asyncio.Event()
         self._unplaced: dict[Key, None] = {}
@@ -44,6 +43,9 @@ class Supervisor:
     async def run(self) -> None:
         """Drive agents until cancelled; what fails is tried again."""
         while True:
+            if not self._role.held:
+                await self._role.acquire()
+                self._index.unsettled_agents.update(dict.fromkeys(agent.key for agent in self._memory.all(Agent)))
             try:
                 await self.look()
             except KernelError as error:
@@ -71,28 +73,24 @@ class Supervisor:
             for key in batch:
                 self._index.unsettled_agents.pop(key, None)
             try:
-                stops = await self._decisions.run(partial(self._drive_all, batch))
+                await self._decisions.run(partial(self._drive_all, batch))
             except KernelError:
                 self._index.unsettled_agents.update(dict.fromkeys(batch))
                 raise
-            for session, stop in stops:
-                self._contacts.deliver(session, stop)
 
-    def _drive_all(self, batch: Sequence[Key], view: View) -> list[tuple[Key, Stop]]:
-        stops: list[tuple[Key, Stop]] = []
+    def _drive_all(self, batch: Sequence[Key], view: View) -> None:
         load: dict[str, int] = {}
         for key in batch:
             agent = view.find_agent(key)
             self._unplaced.pop(key, None)
             if agent is not None:
-                self._drive(view, agent, load, stops)
-        return stops
+                self._drive(view, agent, load)
 
-    def _drive(self, view: View, agent: Agent, load: dict[str, int], stops: list[tuple[Key, Stop]]) -> None:
+    def _drive(self, view: View, agent: Agent, load: dict[str, int]) -> None:
         now = self._clock.now()
         match agent.state:
             case AgentState.STARTING | AgentState.WAKING if agent.spec.driver != REMOTE:
-                self._start(view, agent, load, stops, now)
+                self._start(view, agent, load, now)
             case AgentState.DRAINING:
                 if now >= agent.stop_deadline > 0 or not self._in_contact(agent):
                     step = transitions.stopped(agent, agent.reason, now=now)
@@ -106,15 +104,16 @@ class Supervisor:
         names = (agent.session_id, agent.runner_session_id)
         return any(name and self._memory.session((agent.namespace, name)) is not None for name in names)
 
-    def _start(self, view: View, agent: Agent, load: dict[str, int], stops: list[tuple[Key, Stop]], now: float) -> None:
+    def _start(self, view: View, agent: Agent, load: dict[str, int], now: float) -> None:
         if agent.wanted is not Wanted.RUNNING or agent.next_start_time > now:
             return
         runner = self._memory.session((agent.namespace, agent.runner_session_id)) if agent.runner_session_id else None
         if runner is not None:
             if agent.start_deadline and now >= agent.start_deadline:
-                stops.append((runner.key, Stop(agent.id, 0.0, sleep=False, reason="not ready in time")))
                 reason = f"not ready within {agent.spec.start_timeout:g} s"
                 step = transitions.ended(agent, AgentState.FAILED, reason, now=now)
+                # Its runner is told by this fact, wherever it is connected: what it started must end.
+                step[1][0].session_id = runner.id
                 view.put(step[0], *step[1])
             return
         chosen = self._choose(agent, load)

@@ -9,10 +9,10 @@ from typing import cast
 
 from .assign import exclusions, requirement_of, score
 from .clock import Clock
+from .decide import Decisions
 from .errors import task_not_found
 from .events import TERMINAL_EVENTS, Event, EventType
 from .index import Index
-from .memory import Memory
 from .ports import Query, Store
 from .records import Key, Kind
 from .tasks import Progress, Strategy, Task, TaskSpec, TaskState
@@ -44,8 +44,9 @@ class Explanation:
 class TaskQueries:
     """Answers from committed records only."""
 
-    def __init__(self, memory: Memory, store: Store, index: Index, clock: Clock) -> None:
-        self._memory = memory
+    def __init__(self, decisions: Decisions, store: Store, index: Index, clock: Clock) -> None:
+        self._decisions = decisions
+        self._memory = decisions.memory
         self._store = store
         self._index = index
         self._clock = clock
@@ -55,6 +56,7 @@ class TaskQueries:
     async def get(self, namespace: str, task_id: str) -> tuple[Task, Progress | None]:
         """Return a task and how far it is; raises `NotFound`."""
         key = (namespace, task_id)
+        await self._decisions.fresh()
         progress = self._memory.committed((Kind.PROGRESS, key))
         if progress is None:
             progress = (await self._store.get(Kind.PROGRESS, [key]))[0]
@@ -80,6 +82,7 @@ class TaskQueries:
         key = (namespace, task_id)
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
+        await self._decisions.fresh()
         while True:
             task = await self._task(key)
             if task.terminal or (until_attention and task.state in ATTENTION) or self._draining:
@@ -122,6 +125,7 @@ class TaskQueries:
     async def explain(self, namespace: str, *, task_id: str = "", spec: TaskSpec | None = None) -> Explanation:
         """Say which agents are eligible for a task, how they score, and why the others are not."""
         position = -1
+        await self._decisions.fresh()
         if spec is None:
             task = await self._task((namespace, task_id))
             position = self._index.pool.position(task.key)

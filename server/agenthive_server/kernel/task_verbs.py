@@ -17,6 +17,7 @@ from .index import Index
 from .ports import NewId
 from .proposals import Delegating
 from .records import Kind, Payload
+from .replicas import Role
 from .reserving import Reserving
 from .sessions import SessionState
 from .tasks import MAX_DEPTH, ChildrenPolicy, DependencyPolicy, Task, TaskSpec, TaskState
@@ -43,8 +44,10 @@ class TaskVerbs:
         new_id: NewId,
         hooks: Hooks,
         *,
+        dispatching: Role,
         maximum_queued: int = 1_000_000,
     ) -> None:
+        self._dispatching = dispatching
         self._hooks = hooks
         self._decisions = decisions
         self._index = index
@@ -125,7 +128,7 @@ class TaskVerbs:
         if failed:
             task, more = transitions.fail_dependency(task, failed, now=now)
             return view.put(task, *facts, *more)
-        if task.state is TaskState.QUEUED and not self._index.pool.open:
+        if task.state is TaskState.QUEUED and self._dispatching.held and not self._index.pool.open:
             step = self._assigned(view, task, taken, now)
             if step is not None:
                 return view.put(step[0], *facts, *step[1])
@@ -143,6 +146,7 @@ class TaskVerbs:
                 return None
             view.check(record)
             view.check(session)
+            self._dispatching.check(view)
         taken.take(agent)
         return attempts.assign(task, agent.key[1], agent.session_id, now=now, floor=view.epoch_floor)
 

@@ -21,10 +21,10 @@ from agenthive_server.kernel.errors import CursorCompacted, KernelError
 from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.ports import Chance, Notifier
 from agenthive_server.kernel.records import CursorRecord, Key, Kind
+from agenthive_server.kernel.replicas import Roles, sole
 
 from .follower import Follower
 from .registration import Gap, Handler
-from .roles import Roles, sole
 
 READ: Final = 1_000
 PACE: Final = 0.01
@@ -234,6 +234,12 @@ class Dispatcher:
         Handlers that have not come to `overdue` are told of what they miss up to there, and then waited for no longer.
         """
         for follower in self._followers.values():
+            if not follower.role.held:
+                # Its handlers run on another replica, which is told of its gap when it comes to it.
+                record = self._decisions.memory.latest((Kind.CURSOR, _key(follower.plugin)))
+                stored = record.sequence if isinstance(record, CursorRecord) else until
+                until = min(until, max(stored, overdue))
+                continue
             if follower.saved >= until:
                 continue
             if follower.reached > follower.saved:

@@ -18,10 +18,10 @@ from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import CursorCompacted, KernelError
 from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.ports import Chance
+from agenthive_server.kernel.replicas import Role
 
 from .caller import LONGEST_PAUSE, Caller, LeftOut
 from .registration import Gap, Handler
-from .roles import Role
 
 READ: Final = 500
 BREATH: Final = 0.002

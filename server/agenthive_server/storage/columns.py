@@ -18,7 +18,7 @@ from agenthive_server.kernel.tasks import TERMINAL, Progress, Task
 
 Values = tuple[Any, ...]
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration this version's tables stand at; it is the newest file in `migrations/versions`."""
 
 

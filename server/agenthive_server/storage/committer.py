@@ -89,6 +89,8 @@ class Committer:
         self._ended = asyncio.Event()
         self._running = False
         self._stopping = False
+        # Whether a group is with the store.
+        self.committing = False
         self.waiting_rows = 0
         self.groups = 0
         self.change_sets = 0
@@ -156,6 +158,7 @@ class Committer:
 
     async def _commit(self, group: list[_Waiting]) -> None:
         began = self._clock.monotonic()
+        self.committing = True
         try:
             outcomes = await self._store.commit([waiting.changes for waiting in group])
         except (StoreUnavailable, OutcomeUnknown) as error:
@@ -168,6 +171,8 @@ class Committer:
             _log.exception("commit_failed", extra={"change_sets": len(group)})
             self._refuse(group, OutcomeUnknown("the store failed in an unexpected way"))
             return
+        finally:
+            self.committing = False
         self._count(group, self._clock.monotonic() - began)
         pairs = [(waiting.changes, outcome) for waiting, outcome in zip(group, outcomes, strict=True)]
         _follow(self._settled, pairs)

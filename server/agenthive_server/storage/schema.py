@@ -95,6 +95,16 @@ EVENT = Table(
     Column("body", LargeBinary(), nullable=False),
 )
 
+# What each group changed, for the memory of other replicas: which rows, and where the log stood afterwards. Written
+# where a database has several servers, and kept for as long as one of them may be behind.
+CHANGE = Table(
+    "change",
+    metadata,
+    Column("group_count", _NUMBER, primary_key=True, autoincrement=False),
+    Column("head", BigInteger(), nullable=False),
+    Column("touched", LargeBinary(), nullable=False),
+)
+
 # One row: the log's identity and head, and how many groups were committed, by which a doubtful commit is looked up.
 META = Table(
     "meta",

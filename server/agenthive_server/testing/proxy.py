@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+
+def _address(target: str) -> tuple[str, int]:
+    host, _, port = target.rpartition(":")
+    return host, int(port)
 
 
 class Proxy:
     """Passes bytes on between its own port and a target, until it is told to cut or to hold its tongue."""
 
-    def __init__(self, target: str) -> None:
-        """`target` is HOST:PORT."""
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
+    def __init__(self, *targets: str) -> None:
+        """`targets` are HOST:PORT; connections go to them in turn, and past those that do not take one."""
+        self._targets = deque(_address(target) for target in targets)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._passing: set[asyncio.Task[None]] = set()
@@ -75,7 +80,13 @@ class Proxy:
             task.add_done_callback(self._passing.discard)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection(*self._target)
+        """Connect to the next target that takes it; raises `OSError` when none does."""
+        for _ in range(len(self._targets) - 1):
+            self._targets.rotate(-1)
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(*self._targets[-1])
+        self._targets.rotate(-1)
+        return await asyncio.open_connection(*self._targets[-1])
 
     async def _pass_on(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
@@ -90,9 +101,9 @@ class Proxy:
 
 
 @asynccontextmanager
-async def open_proxy(target: str) -> AsyncIterator[Proxy]:
-    """Run a proxy before `target`."""
-    proxy = Proxy(target)
+async def open_proxy(*targets: str) -> AsyncIterator[Proxy]:
+    """Run a proxy before one target, or several in turn."""
+    proxy = Proxy(*targets)
     await proxy.start()
     try:
         yield proxy

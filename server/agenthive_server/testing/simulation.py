@@ -56,7 +56,8 @@ class Incarnation:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.loops: list[asyncio.Task[None]] = []
-        self.calls: set[asyncio.Task[Any]] = set()
+        # In order, for the end: that of a set depends on where the tasks lie in memory.
+        self.calls: dict[asyncio.Task[Any], None] = {}
 
 
 class World:
@@ -189,7 +190,7 @@ class World:
         if incarnation is None:
             raise Gone
         task = asyncio.create_task(verb(incarnation.kernel))
-        incarnation.calls.add(task)
+        incarnation.calls[task] = None
         try:
             patience = self.dice.expovariate(10.0) if self.happens(0.06) else None
             await asyncio.wait({task}, timeout=patience)
@@ -197,7 +198,7 @@ class World:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task})
-            incarnation.calls.discard(task)
+            incarnation.calls.pop(task, None)
         if task.cancelled():
             raise Gone
         return task.result()

@@ -112,12 +112,12 @@ async def test_of_closed_tasks_only_so_many_are_kept() -> None:
 async def test_what_is_read_does_not_replace_what_is_in_flight() -> None:
     flying = _Flying()
     one = flying.apply(_put(_cursor(1)))
-    flying.memory.learn(REF, None)
+    flying.memory.learn(REF, None, flying.memory.moves)
     assert flying.memory.latest(REF) == _cursor(1)
     flying.memory.settle(one)
-    flying.memory.learn(REF, _cursor(5))
+    flying.memory.learn(REF, _cursor(5), flying.memory.moves)
     assert flying.memory.latest(REF) == _cursor(5)
-    flying.memory.learn(REF, None)
+    flying.memory.learn(REF, None, flying.memory.moves)
     assert flying.memory.latest(REF) is None
 
 

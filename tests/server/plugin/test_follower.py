@@ -10,8 +10,8 @@ from agenthive_server.events.log import EventLog
 from agenthive_server.kernel.changes import ChangeSet
 from agenthive_server.kernel.clock import ManualClock, settle
 from agenthive_server.kernel.events import Event, EventType
+from agenthive_server.kernel.replicas import AlwaysHeld
 from agenthive_server.plugin.follower import MOST, Follower
-from agenthive_server.plugin.roles import AlwaysHeld
 from agenthive_server.storage.memory import MemoryStore
 
 KIND = EventType.TASK_PAUSED

@@ -20,6 +20,7 @@ from agenthive_server.storage.rows import insert_row, update_row
 
 from . import texts
 from .dial import Row
+from .feed import pack_touched
 
 Columns = list[Sequence[Any]]
 
@@ -69,7 +70,8 @@ def build(
     if told:
         columns += _events(told)
     text = texts.writing(tuple(parts), told=bool(told), ring=bool(told and channel))
-    return Bulk(text, [now, channel, sum(len(changes.events) for changes in told), *columns], told, written=True)
+    fixed = [now, channel, sum(len(changes.events) for changes in told), pack_touched(by_kind)]
+    return Bulk(text, [*fixed, *columns], told, written=True)
 
 
 def _deeds(kind: Kind, rows: Rows) -> Iterator[tuple[str, Iterable[Sequence[Any]]]]:

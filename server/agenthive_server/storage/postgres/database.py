@@ -110,7 +110,10 @@ class Database:
         schema = named_schema(self._url)
         # Looked for first: to make one that is there needs a right that its user may not have.
         if schema and await db.fetchrow("SELECT FROM pg_namespace WHERE nspname = $1", schema) is None:
-            await db.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema.replace(chr(34), chr(34) * 2)}"')
+            async with db.transaction():
+                # Two who make it at once would collide.
+                await db.execute(PATIENTLY)
+                await db.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema.replace(chr(34), chr(34) * 2)}"')
 
     async def revision(self, db: Connection, *, moving: bool = False) -> str:
         """Return at which migration the tables stand, empty when there are none. Raises `StoreUnusable` for others.

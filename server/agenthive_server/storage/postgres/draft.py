@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ class Draft:
     outcomes: list[Outcome] = field(default_factory=list)
     # Members with events, the head of the log before them, their time.
     told: list[tuple[Sequence[ChangeSet], int, float]] = field(default_factory=list)
+    # How many groups there were before, and are with this one.
+    groups_before: int = sys.maxsize
     group_count: int = 0
     log_id: str = ""
     transaction: str = ""
@@ -24,6 +27,7 @@ class Draft:
     def take(self, members: Sequence[ChangeSet], written: bulk.Written) -> None:
         """Note what a statement has written."""
         self.told.append((members, written.head, written.time))
+        self.groups_before = min(self.groups_before, written.group_count)
         self.group_count, self.log_id = written.group_count + 1, written.log_id
         self.transaction = written.transaction
 

@@ -35,7 +35,7 @@ from sqlalchemy.sql.selectable import FromClause
 
 from agenthive_server.kernel.records import Kind
 from agenthive_server.storage.columns import SHAPES
-from agenthive_server.storage.schema import BLOB, BLOB_CHUNK, EVENT, META, TABLES
+from agenthive_server.storage.schema import BLOB, BLOB_CHUNK, CHANGE, EVENT, META, TABLES
 
 _DIALECT: Final = PGDialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call] # SQLAlchemy has not typed it
 _ONE: Final[ColumnElement[int]] = literal_column("1")
@@ -202,6 +202,27 @@ of the log and the number of groups: the transaction's id."""
 NOW: Final = "coalesce($1::double precision, extract(epoch FROM clock_timestamp())::double precision)"
 """The time, as an expression: $1 where a test says what time it is, else the database's clock."""
 
+# What groups changed
+
+_GROUP: Final = CHANGE.c.group_count
+
+CHANGES_AFTER: Final = compiled(
+    select(*CHANGE.c)
+    .where(bindparam("after", type_=BigInteger) < _GROUP, bindparam("until", type_=BigInteger) >= _GROUP)
+    .order_by(_GROUP)
+    .limit(bindparam("limit")),
+    "after",
+    "until",
+    "limit",
+)
+"""Select what groups changed: after, until, limit."""
+
+DELETE_CHANGES: Final = compiled(
+    delete(CHANGE).where(select(META.c.group_count - bindparam("kept", type_=BigInteger)).scalar_subquery() > _GROUP),
+    "kept",
+)
+"""Delete what all groups changed but for the last ones: how many."""
+
 # Roles
 
 SELECT_NOW: Final = f"SELECT {NOW}"
@@ -227,6 +248,14 @@ UPDATE_ROLE: Final = compiled(
     "old_revision",
 )
 """Update a role where the revision is the old one: revision, body; namespace, id, old revision."""
+
+DELETE_ROLE: Final = compiled(
+    delete(_ROLE).where(*_THIS_ROLE, _ROLE.c.revision == bindparam("old_revision")),
+    "key_namespace",
+    "key_id",
+    "old_revision",
+)
+"""Delete a role where the revision is the old one: namespace, id, old revision."""
 
 # Blobs
 

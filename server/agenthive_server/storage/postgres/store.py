@@ -1,9 +1,10 @@
-"""The store of the scaled-out profile: one PostgreSQL database, for one server at a time."""
+"""The store of the scaled-out profile: one PostgreSQL database, for any number of replicas."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -11,12 +12,12 @@ from agenthive_server.kernel.changes import ChangeSet, Outcome
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.events import Event
-from agenthive_server.kernel.ports import BlobInfo, LogBounds, Query, StoreUnusable
+from agenthive_server.kernel.ports import BlobInfo, Change, LogBounds, Query, StoreUnusable
 from agenthive_server.kernel.records import Key, Kind, Record
 from agenthive_server.storage.address import shown
 from agenthive_server.telemetry import Histogram
 
-from . import reader
+from . import feed, reader
 from .blobs import Blobs
 from .database import Database
 from .dial import BY_KEY, Dialer
@@ -30,6 +31,8 @@ READERS: Final = 4
 """Connections on which questions are answered, at most; the others are for commits, for what takes long, for leases."""
 
 SCAN_LIMIT: Final = 120.0
+
+CHANGES_AT_ONCE: Final = 200
 
 
 class PostgresStore:
@@ -53,12 +56,11 @@ class PostgresStore:
         self._blobs = Blobs(self._keeper, clock)
         self.leases = Leases(self._leasing, now)
         self.tenure = Tenure(self.leases, clock)
+        self._recover: Callable[[], Awaitable[None]] | None = None
+        self.tenure.rejoined = self._rejoined
 
     async def open(self) -> None:
-        """Make or migrate the tables, take the lease of the only server, learn where the log stands.
-
-        Raises `StoreUnusable`. Where the last server was killed, this waits until its lease has ended.
-        """
+        """Make or migrate the tables, join the replicas, learn where the log stands. Raises `StoreUnusable`."""
         self._dialer.needed = await self._database.prepare()
         for link in self._links:
             link.start()
@@ -81,12 +83,33 @@ class PostgresStore:
         self._writer.log_id, self._writer.group_count = log_id, group_count
         self._writer.channel = self.channel
 
+    def follow(
+        self,
+        *,
+        caught_up: Callable[[], Awaitable[None]],
+        went: Callable[[], None],
+        recover: Callable[[], Awaitable[None]],
+        facts: Callable[[], str],
+    ) -> None:
+        """Name who takes part, before `open`: `caught_up` waits until everything committed is known here.
+
+        `went` is called when this replica may have been replaced, `recover` before it commits again when it has been:
+        it reads everything anew. `facts` is what this replica tells the others of itself, as JSON.
+        """
+        self.tenure.caught_up, self.tenure.went, self.tenure.facts = caught_up, went, facts
+        self._recover = recover
+
+    async def _rejoined(self) -> None:
+        if self._recover is not None:
+            await self._recover()
+        self._writer.fence = self.tenure.fence
+
     @property
     def _links(self) -> tuple[Link | Links, ...]:
         return (self._writing, self._readers, self._keeper, self._leasing)
 
     async def close(self) -> None:
-        """Finish what was handed in, give the lease up and say goodbye."""
+        """Finish what was handed in, leave the replicas and say goodbye."""
         self._closing.set()
         for link in (self._writing, self._readers, self._keeper):
             await link.stop()
@@ -136,7 +159,25 @@ class PostgresStore:
 
     async def compact(self, before: int, limit: int = 5_000) -> int:
         """Remove whole change sets that end below `before`, about `limit` events but at least one set."""
+        await self._keeper.call(feed.trim)
         return await self._keeper.call(partial(reader.compact, before=before, limit=limit))
+
+    # What all replicas change
+
+    @property
+    def written(self) -> tuple[int, int]:
+        """The number of groups before the last commit of this server, and with it; equal when it wrote nothing."""
+        return self._writer.written
+
+    async def position(self) -> tuple[int, int]:
+        """Return how many groups were committed, and where the log stands."""
+        _, head, _, group_count = await self._readers.call(reader.position)
+        return group_count, head
+
+    async def changes(self, after: int, until: int | None = None) -> Sequence[Change]:
+        """Return some of the groups after one, in order; what is too long ago is not known any more."""
+        last = sys.maxsize if until is None else until
+        return await self._readers.call(partial(feed.changes, after=after, until=last, limit=CHANGES_AT_ONCE))
 
     @property
     def channel(self) -> str:
@@ -176,18 +217,13 @@ class PostgresStore:
     async def ping(self) -> float:
         """Check that the database can be read; returns the seconds it took.
 
-        Raises `StoreUnavailable` also when another server has taken it over: what this one knows is then out of date.
+        Raises `StoreUnavailable` also while others may have taken this server's work over.
         """
         if self.tenure.lost:
             raise StoreUnavailable(self.tenure.lost)
         began = self._clock.monotonic()
         await self._readers.call(reader.position)
         return self._clock.monotonic() - began
-
-    async def replaced(self) -> str:
-        """Wait until another server has taken the database over; returns a sentence that says so."""
-        await self.tenure.ended.wait()
-        return f"{shown(self._dialer.url)}: {self.tenure.lost}"
 
     @property
     def writable(self) -> str:

@@ -1,4 +1,8 @@
-"""The right of this server to be the one that writes: a lease it takes when it opens, and renews until it closes."""
+"""The place of this server among the replicas of a database: its row, kept alive, and the roles it has.
+
+A replica that cannot keep its row alive is *away*: it may have been replaced. When it finds its row removed, it has
+been: nothing it knows is sure any more, and it joins again under another revision once it has read everything anew.
+"""
 
 from __future__ import annotations
 
@@ -6,104 +10,188 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import StoreUnavailable
-from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.kernel.records import RoleRecord
 
 from .clock import DatabaseClock
-from .roles import RENEWED_EVERY, Leases
+from .leased import LeasedRole
+from .roles import RENEWED_EVERY, SPAN, Leases, Roster
 from .writer import Fence
 
-ROLE: Final = "server"
-"""The role of the only server on a database. When there are replicas, each will have one of its own."""
+SOON: Final = 0.02
+"""Seconds after the end of somebody's row at which it is looked at."""
 
-LOOKED_EVERY: Final = 0.25
+AWAY: Final = "this server could not keep its place among the replicas; others may have taken its work over"
+EXPELLED: Final = "this server was away for too long and others have taken its work over; it is joining again"
 
 _log = logging.getLogger(__name__)
 
 
 class Tenure:
-    """Holds the role for one server process. Once it is another's, `ended` is set, `lost` says so, and it is so for
-    good."""
+    """Keeps the place of one server process."""
 
     def __init__(self, leases: Leases, clock: Clock) -> None:
         self._leases = leases
         self._clock = clock
-        self.holder = f"{socket.gethostname()}:{os.getpid()}:{_place()}:{uuid4().hex}"
+        self.me = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        # Where the process of a row runs, so that others on the same machine can see that it is gone.
+        self.process = f"{os.getpid()}:{_place()}"
+        # Why this server must not act at present; empty while all is well.
         self.lost = ""
-        self.ended = asyncio.Event()
-        self._role: RoleRecord | None = None
+        self.roster = Roster({}, 0.0)
+        # Called when it is away, and when it has joined again but not yet begun to commit.
+        self.went: Callable[[], None] = lambda: None
+        self.rejoined: Callable[[], Awaitable[None]] = _nothing
+        # Waits until this server knows everything that is committed.
+        self.caught_up: Callable[[], Awaitable[None]] = _nothing
+        # What this server says of itself, as JSON; asked with every renewal.
+        self.facts: Callable[[], str] = str
+        self._own: RoleRecord | None = None
+        self._revision = 0
+        self._roles: dict[str, LeasedRole] = {}
+        self._looks = 0
+        # Replicas that were in a roster once; at which look one that never was will be taken to be gone.
+        self._known: set[str] = set()
+        self._absent: dict[str, int] = {}
+        self._renewed_at = 0.0
         self._renewing: asyncio.Task[None] | None = None
 
     @property
     def fence(self) -> Fence | None:
         """What every commit of this server rests on."""
-        return (self._role.ref, self._role.revision) if self._role is not None else None
+        return (self._own.ref, self._own.revision) if self._own is not None else None
+
+    # Others ---------------------------------------------------------------------------------------------------------
+
+    def there(self, replica: str) -> bool:
+        """Whether a replica serves, this one included. One that does not will commit nothing any more."""
+        if not replica:
+            return False
+        if replica == self.me or replica in self.roster.members():
+            self._absent.pop(replica, None)
+            return True
+        # One that nobody has seen may have come since the roster was read, or while the next one is being read.
+        return replica not in self._known and self._looks < self._absent.setdefault(replica, self._looks + 2)
+
+    def role(self, name: str) -> LeasedRole:
+        """Return the role of a name."""
+        role = self._roles.get(name)
+        if role is None:
+            role = self._roles[name] = LeasedRole(name, self, self._leases)
+        return role
+
+    @property
+    def own(self) -> RoleRecord | None:
+        """The row of this server, None while it must not act."""
+        return None if self.lost else self._own
+
+    # The place ------------------------------------------------------------------------------------------------------
 
     async def begin(self) -> None:
-        """Take the role, and renew it from then on.
-
-        Where a server that is gone has not given it up, this waits until its lease ends, `roles.SPAN` at most; not for
-        one that ran here, where it can be seen to be gone. Raises `StoreUnusable` when a server renews it.
-        """
-        seen: RoleRecord | None = None
-        while (role := await self._take(seen)).holder != self.holder:
-            if seen is not None and (seen.revision, seen.expire_time) != (role.revision, role.expire_time):
-                host, pid, *_ = role.holder.split(":")
-                raise StoreUnusable(f"the database is in use by another server (process {pid} on {host})")
-            if seen is not None or not _gone(role.holder):
-                await self._clock.sleep(LOOKED_EVERY)
-            seen = role
-        self._role = role
+        """Join, and keep the place from then on. Raises `StoreUnavailable`."""
+        await self._join()
+        await self._look()
         self._renewing = asyncio.create_task(self._run())
 
     async def end(self) -> None:
-        """Give the role up, if the database can be reached."""
+        """Leave, if the database can be reached: what this server did others may do at once."""
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
-        if self._role is not None and not self.lost:
+        own, self._own = self._own, None
+        if own is not None:
             try:
-                await self._leases.give_up(self._role)
+                await self._leases.leave(own)
             except StoreUnavailable as error:
-                _log.warning("store_lease_not_given_up", extra={"error": error.message})
+                _log.warning("replica_left_its_row", extra={"error": error.message})
 
-    async def _take(self, seen: RoleRecord | None) -> RoleRecord:
+    async def _join(self) -> None:
+        self._revision += 1
         asked = self._clock.now()
-        gone = seen.holder if seen is not None and _gone(seen.holder) else ""
-        told = await self._leases.take(ROLE, self.holder, gone=gone)
-        self._follow(asked, told.now)
-        return told.role
+        self._own = await self._leases.join(self.me, self.process, self._revision, self.facts())
+        self._renewed_at = self._clock.monotonic()
+        self._follow(asked, self._own.expire_time - SPAN)
 
     async def _run(self) -> None:
-        while not self.lost:
-            await self._clock.sleep(RENEWED_EVERY)
+        while True:
+            await self._clock.sleep(self._pause())
             try:
-                await self._renew()
+                if self.lost == EXPELLED:
+                    await self._again()
+                else:
+                    await self._look()
             except StoreUnavailable as error:
-                # Nothing is lost by that: a lease that has ended is held on, unless somebody takes it.
-                _log.info("store_lease_not_renewed", extra={"error": error.message})
+                _log.info("replica_not_renewed", extra={"error": error.message})
+                if self._clock.monotonic() - self._renewed_at > SPAN:
+                    self._away(AWAY)
 
-    async def _renew(self) -> None:
-        assert self._role is not None
+    def _pause(self) -> float:
+        """Return the seconds until the next look: a second, less when somebody's time may be over before."""
+        ends = [row.expire_time for name, row in self.roster.members().items() if name != self.me]
+        soonest = min(ends, default=float("inf")) + SOON - self._clock.now()
+        return min(RENEWED_EVERY, max(soonest, 10 * SOON))
+
+    async def _look(self) -> None:
+        assert self._own is not None
         asked = self._clock.now()
-        told = await self._leases.renew(self._role)
-        if told is None:
-            self.lost = "another server has taken over this database; start this one again"
-            self.ended.set()
-            _log.critical("store_lease_lost", extra={"holder": self.holder})
+        own, roster = await self._leases.renew(self._own.evolve(facts=self.facts()))
+        self._follow(asked, roster.now)
+        if own is None:
+            self._own = None
+            self._away(EXPELLED)
             return
-        self._role = told.role
-        self._follow(asked, told.now)
+        self._own = own
+        self._looks += 1
+        self._renewed_at = self._clock.monotonic()
+        if self.lost == AWAY:
+            _log.warning("replica_is_back", extra={"replica": self.me})
+            self.lost = ""
+        self.roster = await self._without_the_dead(roster)
+        self._known.update(roster.members())
+        for role in self._roles.values():
+            role.roster_read()
+
+    async def _without_the_dead(self, roster: Roster) -> Roster:
+        """Remove the rows whose time is over, or whose process can be seen to be gone."""
+        rows = dict(roster.rows)
+        for replica, row in roster.members().items():
+            gone = _gone(row.holder)
+            over = gone or row.expire_time <= roster.now
+            if replica != self.me and over and await self._leases.expel(row, gone=gone):
+                _log.warning("replica_expelled", extra={"replica": replica})
+                del rows[row.id]
+        return Roster(rows, roster.now)
+
+    async def _again(self) -> None:
+        """Join again: with a row that no commit under way rests on, and begin to act when all is known."""
+        await self._join()
+        await self._look()
+        await self.rejoined()
+        self.lost = ""
+        _log.warning("replica_joined_again", extra={"replica": self.me})
+
+    def _away(self, why: str) -> None:
+        if self.lost != why:
+            _log.critical("replica_is_away", extra={"replica": self.me, "why": why})
+        first, self.lost = not self.lost, why
+        for role in self._roles.values():
+            role.lose()
+        if first:
+            self.went()
 
     def _follow(self, asked: float, told: float) -> None:
         if isinstance(self._clock, DatabaseClock):
             self._clock.follow(asked, told)
+
+
+async def _nothing() -> None:
+    pass
 
 
 def _place() -> str:
@@ -115,9 +203,9 @@ def _place() -> str:
         return ""
 
 
-def _gone(holder: str) -> bool:
-    """Whether the server of a lease surely does not run any more: it ran here, and its process is not there."""
-    _, pid, place, _ = holder.split(":")
+def _gone(process: str) -> bool:
+    """Whether the process of a row surely does not run any more: it ran here, and it is not there."""
+    pid, _, place = process.partition(":")
     if not place or place != _place():
         return False
     try:

@@ -7,8 +7,8 @@ A part is what is done to the rows of one kind; its placeholders are lists, one 
     replace         the columns of the table, the revision that must be there
     update          revision, the changing columns, body, namespace, id, the revision that must be there
 
-Those of a statement that writes come after three others: the time or nothing, the channel, the number of events. Last
-come the events: last and first counted from the head of the log, body.
+Those of a statement that writes come after four others: the time or nothing, the channel, the number of events, what
+other replicas should know of it. Last come the events: last and first counted from the head of the log, body.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def comparing(parts: tuple[Part, ...]) -> str:
 @lru_cache(maxsize=1_024)
 def writing(parts: tuple[Part, ...], *, told: bool, ring: bool) -> str:
     """Return a statement that writes, with events if something is told of, and notifies if it is to ring."""
-    places = _Places(4)
+    places = _Places(5)
     made = [_part(part, places) for part in parts]
     stale = f"stale AS MATERIALIZED ({_all(expectation for expectation, _ in made)})"
     writes = [
@@ -54,8 +54,9 @@ def writing(parts: tuple[Part, ...], *, told: bool, ring: bool) -> str:
         )
     rung = ", pg_notify($2::text, (gate.head + $3::bigint)::text)" if ring else " WHERE $2::text IS NOT NULL"
     return (
-        f"WITH {', '.join((stale, _GATE, *writes, _MOVED))} SELECT '' AS kind, log_id, pg_current_xact_id()::text,"  # noqa: S608 - names of the schema
-        f" head, group_count, time FROM gate{rung} UNION ALL SELECT *, NULL, NULL FROM stale"
+        f"WITH {', '.join((stale, _GATE, *writes, _NOTED, _MOVED))} SELECT '' AS kind, log_id,"  # noqa: S608 - names of the schema
+        f" pg_current_xact_id()::text, head, group_count, time FROM gate{rung}"
+        " UNION ALL SELECT *, NULL, NULL FROM stale"
     )
 
 
@@ -75,6 +76,12 @@ _GATE: Final = (
 _MOVED: Final = (
     "moved AS (UPDATE meta SET head = gate.head + $3::bigint, head_time = gate.time,"
     " group_count = gate.group_count + 1 FROM gate WHERE meta.id = 1)"
+)
+
+
+_NOTED: Final = (
+    "noted AS (INSERT INTO change (group_count, head, touched)"
+    " SELECT gate.group_count + 1, gate.head + $3::bigint, $4::bytea FROM gate)"
 )
 
 

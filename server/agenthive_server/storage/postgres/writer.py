@@ -38,7 +38,7 @@ _WENT_BACK: Final = (
 
 
 class Fenced(StoreUnavailable):
-    """The row under which this server may write is not as it was: another server writes now."""
+    """The row under which this server may write is not as it was: others have taken its work over."""
 
 
 class WentBack(StoreUnavailable):
@@ -68,6 +68,8 @@ class Writer:
         self.channel = ""
         self.log_id = ""
         self.group_count = 0
+        # The number of groups before the last commit of this server, and with it.
+        self.written = (0, 0)
         self._trouble = ""
         self._muted, self._muted_until = False, 0.0
         # How long COMMIT takes: all but a little of it is the sync of the disk.
@@ -93,7 +95,10 @@ class Writer:
                 if draft.transaction:
                     await self._finish(connection, draft)
                     self.group_count = draft.group_count
+                    self.written = (draft.groups_before, draft.group_count)
                     draft.stamp()
+                else:
+                    self.written = (self.group_count, self.group_count)
             except StoreUnavailable as error:
                 self._trouble = error.message
                 raise
@@ -201,7 +206,7 @@ class Writer:
             self._require_same_log(found)
             draft.take(made.members, found)
         elif self.fence is not None and found.get(self.fence[0], self.fence[1]) != self.fence[1]:
-            raise Fenced("another server has taken over this database")
+            raise Fenced("this server was away, and others have taken its work over")
         elif found:
             raise _Stale
         elif made.written:
@@ -230,6 +235,7 @@ class Writer:
                 if alone.transaction:
                     whole.told += alone.told
                     whole.transaction, whole.log_id = alone.transaction, alone.log_id
+                    whole.groups_before = min(whole.groups_before, alone.groups_before)
                     whole.group_count = alone.group_count
             await connection.execute("RELEASE member")
         return whole

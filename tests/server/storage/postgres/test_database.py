@@ -88,7 +88,7 @@ async def test_a_database_of_the_first_version_gets_the_table_it_lacks_and_keeps
     await store.open()
     await store.commit([changing(task("a"), events=1)])
     await store.close()
-    await admin.execute("DROP TABLE state; UPDATE alembic_version SET version_num = '0001'")
+    await admin.execute("DROP TABLE state, change; UPDATE alembic_version SET version_num = '0001'")
     store = new_store()
     await store.open()
     kept = StateRecord(namespace="plugin", id="key", revision=1, value=b"value")
@@ -104,7 +104,7 @@ async def test_of_many_who_come_at_once_one_makes_or_migrates_and_all_go_on(
 ) -> None:
     if old:
         await database(url).prepare()
-        await admin.execute("DROP TABLE state; UPDATE alembic_version SET version_num = '0001'")
+        await admin.execute("DROP TABLE state, change; UPDATE alembic_version SET version_num = '0001'")
     await asyncio.gather(*(database(url).prepare() for _ in range(6)))
     row = await admin.fetchrow(
         "SELECT (SELECT count(*) FROM meta), array(SELECT version_num::text FROM alembic_version)"

@@ -1,4 +1,4 @@
-"""One server at a time writes to a database; the next may when it is gone, and one that was replaced may not."""
+"""Replicas of one database: each knows who is there, one that is gone is replaced, and one that was replaced knows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 from agenthive_server.kernel.changes import COMMITTED
 from agenthive_server.kernel.clock import ManualClock, settle
 from agenthive_server.kernel.errors import StoreUnavailable
-from agenthive_server.kernel.ports import StoreUnusable
-from agenthive_server.kernel.records import Kind, RoleRecord
+from agenthive_server.kernel.records import Kind
 from agenthive_server.storage.postgres.clock import DatabaseClock
 from agenthive_server.storage.postgres.roles import RENEWED_EVERY, SPAN
 from agenthive_server.storage.postgres.store import PostgresStore
@@ -22,96 +21,102 @@ from agenthive_server.testing.waiting import eventually
 NewStore = Callable[..., PostgresStore]
 
 
-def gone(store: PostgresStore) -> None:
-    """What is left of a server that was killed: its lease."""
-    assert store.tenure._renewing is not None
-    store.tenure._renewing.cancel()
-    store.tenure._role = None
+async def tick(clock: ManualClock, seconds: float) -> None:
+    """Move a clock by small steps, each of which is seen."""
+    for _ in range(round(seconds / 0.2)):
+        await eventually(lambda: clock.next_wake is not None)
+        clock.move(0.2)
+        await settle()
 
 
-async def advance_until(clock: ManualClock, what: asyncio.Task[None]) -> float:
-    """Move the clock by small steps until something is done; returns by how much."""
-    moved = 0.0
-    while not what.done():
-        await eventually(lambda: what.done() or clock.next_wake is not None)
-        if not what.done():
-            clock.move(0.25)
-            moved += 0.25
-            await settle()
-    return moved
+async def test_two_replicas_know_each_other_and_both_commit(new_store: NewStore) -> None:
+    one, two = new_store(), new_store()
+    await one.open()
+    await two.open()
+    assert await one.commit([changing(task("a"))]) == [COMMITTED]
+    assert await two.commit([changing(task("b"))]) == [COMMITTED]
+    await eventually(lambda: set(one.tenure.roster.members()) == {one.tenure.me, two.tenure.me})
+    assert one.tenure.there(two.tenure.me)
+    assert two.tenure.there(one.tenure.me)
+    assert not one.tenure.there("")
 
 
-async def test_a_second_server_is_refused_and_the_first_goes_on(store: PostgresStore, new_store: NewStore) -> None:
-    second = new_store()
-    with pytest.raises(StoreUnusable, match=r"postgresql://127.0.0.1:\d+/postgres: the database is in use by another"):
-        await second.open()
-    assert await store.commit([changing(task("a"))]) == [COMMITTED]
-    with pytest.raises(StoreUnavailable, match="closed"):
-        await second.commit([changing(task("b"))])
+async def test_one_that_leaves_is_gone_at_once_and_its_role_is_free(new_store: NewStore) -> None:
+    one, two = new_store(), new_store()
+    await one.open()
+    await two.open()
+    role, other = one.tenure.role("dispatcher"), two.tenure.role("dispatcher")
+    await role.acquire()
+    waiting = asyncio.create_task(other.acquire())
+    await eventually(lambda: two.tenure.roster.holder("dispatcher") == one.tenure.me)
+    assert not waiting.done()
+    await one.close()
+    await asyncio.wait_for(waiting, 10)
+    assert other.held
+    assert not two.tenure.there(one.tenure.me)
 
 
-async def test_a_server_that_was_stopped_leaves_its_place_at_once(store: PostgresStore, new_store: NewStore) -> None:
-    await store.commit([changing(task("a"))])
-    await store.close()
-    clock = ManualClock()
-    again = new_store(clock=clock)
-    # On a clock that stands still nobody waits.
-    await again.open()
-    assert await again.commit([changing(task("b"))]) == [COMMITTED]
+async def test_a_role_is_given_over_without_leaving(new_store: NewStore) -> None:
+    one, two = new_store(), new_store()
+    await one.open()
+    await two.open()
+    role, other = one.tenure.role("plugin"), two.tenure.role("plugin")
+    await role.acquire()
+    await role.release()
+    assert not role.held
+    await asyncio.wait_for(other.acquire(), 10)
+    assert other.held
 
 
-async def test_the_place_of_a_server_that_was_killed_is_free_when_its_lease_has_ended(
-    new_store: NewStore,
-) -> None:
-    clock = ManualClock(1_000.0)
-    killed = new_store(clock=clock, now=clock.now)
-    await killed.open()
-    gone(killed)
-    again = new_store(clock=clock, now=clock.now)
-    opening = asyncio.create_task(again.open())
-    moved = await advance_until(clock, opening)
-    await opening
-    assert SPAN <= moved < 2 * SPAN
-    assert await again.commit([changing(task("b"))]) == [COMMITTED]
+async def test_one_that_slept_too_long_commits_nothing_joins_again_and_knows_all_anew(new_store: NewStore) -> None:
+    asleep_clock, clock = ManualClock(1_000.0), ManualClock(1_000.0)
+    asleep, other = new_store(clock=asleep_clock, now=clock.now), new_store(clock=clock, now=clock.now)
+    # As on two machines, where nobody sees the other's processes.
+    asleep.tenure.process, other.tenure.process = "1:there", "2:elsewhere"
+    told: list[str] = []
 
+    async def recover() -> None:
+        told.append("recovers")
 
-async def test_a_server_that_was_replaced_commits_nothing_and_says_so(new_store: NewStore) -> None:
-    clock = ManualClock(1_000.0)
-    asleep = new_store(clock=clock, now=clock.now)
+    async def caught_up() -> None:
+        pass
+
+    asleep.follow(caught_up=caught_up, went=lambda: told.append("away"), recover=recover, facts=str)
     await asleep.open()
+    await other.open()
     await asleep.commit([changing(task("a"))])
-    # Its time stands still, as that of a process that is suspended; that of the database goes on.
-    late = ManualClock(2_000.0)
-    second = new_store(clock=late, now=late.now)
-    await second.open()
-    with pytest.raises(StoreUnavailable, match="taken over"):
+    role = asleep.tenure.role("dispatcher")
+    await role.acquire()
+    await tick(clock, SPAN + RENEWED_EVERY)
+    await eventually(lambda: not other.tenure.there(asleep.tenure.me))
+    with pytest.raises(StoreUnavailable, match="others have taken its work over"):
         await asleep.commit([changing(task("b"), events=1)])
-    assert "taken over" in asleep.writable
-    assert await second.commit([changing(task("c"))]) == [COMMITTED]
-    assert await second.get(Kind.TASK, [("default", name) for name in "abc"]) == [task("a"), None, task("c")]
-    clock.move(RENEWED_EVERY)
-    assert "taken over" in await asleep.replaced()
-    with pytest.raises(StoreUnavailable, match="start this one again"):
+    assert await other.commit([changing(task("c"))]) == [COMMITTED]
+    asleep_clock.move(RENEWED_EVERY)
+    await eventually(lambda: told == ["away"])
+    assert not role.held
+    with pytest.raises(StoreUnavailable, match="joining again"):
         await asleep.ping()
-    await asleep.close()
-    # It gave up nothing that is not its own.
-    assert await second.commit([changing(task("d"))]) == [COMMITTED]
+    asleep_clock.move(RENEWED_EVERY)
+    await eventually(lambda: told == ["away", "recovers"] and not asleep.tenure.lost)
+    assert await asleep.commit([changing(task("d"))]) == [COMMITTED]
+    assert await other.get(Kind.TASK, [("default", name) for name in "abcd"]) == [
+        task("a"),
+        None,
+        task("c"),
+        task("d"),
+    ]
 
 
-async def test_a_lease_that_could_not_be_renewed_for_long_is_held_on(new_store: NewStore) -> None:
+async def test_one_that_could_not_renew_in_time_but_was_not_replaced_goes_on(new_store: NewStore) -> None:
     clock = ManualClock(1_000.0)
     store = new_store(clock=clock, now=clock.now)
     await store.open()
+    fence = store.tenure.fence
     clock.move(100 * SPAN)
-    (role,) = await store.scan(Kind.ROLE)
-    await eventually(lambda: _renewed(store, 1_000.0 + 100 * SPAN))
-    assert (await store.scan(Kind.ROLE))[0].revision == role.revision
+    await eventually(lambda: (own := store.tenure.own) is not None and own.expire_time > 1_000.0 + 100 * SPAN)
+    assert store.tenure.fence == fence
     assert await store.commit([changing(task("a"))]) == [COMMITTED]
-
-
-async def _renewed(store: PostgresStore, since: float) -> bool:
-    (role,) = await store.scan(Kind.ROLE)
-    return bool(getattr(role, "expire_time", 0.0) > since)
 
 
 async def test_a_servers_clock_follows_the_databases(new_store: NewStore) -> None:
@@ -125,7 +130,16 @@ async def test_a_servers_clock_follows_the_databases(new_store: NewStore) -> Non
     await eventually(lambda: clock.now() == 1_008.0)
 
 
-async def test_without_a_database_a_store_closes_soon(distant: PostgresStore, network: object) -> None:
+async def test_without_a_database_one_is_away_and_closes_soon(distant: PostgresStore, network: object) -> None:
+    told: list[str] = []
+    distant.tenure.went = lambda: told.append("away")
+    network.down = True  # type: ignore[attr-defined] # the network of this folder's conftest
+    network.cut()  # type: ignore[attr-defined] # the network of this folder's conftest
+    await eventually(lambda: bool(distant.tenure.lost))
+    assert told == ["away"]
+    assert "could not keep its place" in distant.writable
+    network.down = False  # type: ignore[attr-defined] # the network of this folder's conftest
+    await eventually(lambda: not distant.tenure.lost)
     network.down = True  # type: ignore[attr-defined] # the network of this folder's conftest
     network.cut()  # type: ignore[attr-defined] # the network of this folder's conftest
     async with asyncio.timeout(5):
@@ -138,7 +152,9 @@ from agenthive_server.kernel.clock import SystemClock
 from agenthive_server.storage.postgres.store import PostgresStore
 
 async def main():
-    await PostgresStore(sys.argv[1], clock=SystemClock()).open()
+    store = PostgresStore(sys.argv[1], clock=SystemClock())
+    await store.open()
+    await store.tenure.role("dispatcher").acquire()
     print("open", flush=True)
     await asyncio.Event().wait()
 
@@ -147,7 +163,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("looked_after", [False, True])
-def test_a_server_killed_on_this_machine_is_replaced_at_once(url: str, looked_after: bool) -> None:
+def test_one_that_was_killed_on_this_machine_is_replaced_at_once(url: str, looked_after: bool) -> None:
     with subprocess.Popen([sys.executable, "-c", _SERVER, url], stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"open\n"
@@ -155,34 +171,26 @@ def test_a_server_killed_on_this_machine_is_replaced_at_once(url: str, looked_af
         if looked_after:
             server.wait()
         # Else it is there still, and has ended all the same.
-        asyncio.run(_opens_at_once(url))
+        asyncio.run(_takes_over_at_once(url))
 
 
-async def _opens_at_once(url: str) -> None:
+async def _takes_over_at_once(url: str) -> None:
     # On a clock that stands still nobody waits.
     store = PostgresStore(url, clock=ManualClock())
     async with asyncio.timeout(20):
         await store.open()
+        await store.tenure.role("dispatcher").acquire()
     await store.close()
 
 
-@pytest.mark.parametrize("place", ["", "another boot/1", None])
-async def test_a_process_of_another_machine_or_one_that_lives_is_not_taken_for_dead(
-    new_store: NewStore, place: str | None
-) -> None:
-    held = new_store(clock=ManualClock(1_000.0), now=lambda: 1_000.0)
-    await held.open()
-    host, pid, own, name = held.tenure.holder.split(":")
-    if place is not None:
-        # The process may be gone here; it never was here.
-        pid, own = "4194304", place
-    gone(held)
-    (role,) = await held.scan(Kind.ROLE)
-    assert isinstance(role, RoleRecord)
-    left = role.evolve(holder=f"{host}:{pid}:{own}:{name}", revision=role.revision + 1)
-    assert await held.leases._link.call(lambda db: held.leases._put(db, left, role.revision))
+@pytest.mark.parametrize("process", ["4194304:another boot/1", "4194304:", ""])
+async def test_a_process_of_another_machine_is_not_taken_for_dead(new_store: NewStore, process: str) -> None:
     clock = ManualClock(1_000.0)
-    second = new_store(clock=clock, now=clock.now)
-    opening = asyncio.create_task(second.open())
-    assert await advance_until(clock, opening) >= SPAN
-    await opening
+    held, other = new_store(clock=ManualClock(1_000.0), now=clock.now), new_store(clock=clock, now=clock.now)
+    held.tenure.process = process
+    await held.open()
+    await other.open()
+    await tick(clock, SPAN - 1)
+    assert other.tenure.there(held.tenure.me)
+    await tick(clock, 2)
+    await eventually(lambda: not other.tenure.there(held.tenure.me))

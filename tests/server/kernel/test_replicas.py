@@ -8,8 +8,8 @@ from agenthive_server.kernel.clock import settle
 from agenthive_server.kernel.decide import View
 from agenthive_server.kernel.errors import Refused
 from agenthive_server.kernel.events import Event, EventType
+from agenthive_server.kernel.replicas import AlwaysHeld, sole
 from agenthive_server.plugin.dispatch import Dispatcher
-from agenthive_server.plugin.roles import AlwaysHeld, sole
 from agenthive_server.testing.hive import open_hive
 
 

@@ -1,0 +1,83 @@
+"""The servers of a hive: which of them this one is, which are there, and who does what would go wrong twice.
+
+An embedded store has one process, which holds every role as long as it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from .decide import View
+
+DISPATCHER: Final = "dispatcher"
+"""The role of assigning tasks, following events up, placing agents, and looking at the clocks of all records."""
+
+
+class Role(Protocol):
+    """One role of this replica. What is committed under it names it, so that a holder that lost it commits nothing."""
+
+    @property
+    def held(self) -> bool:
+        """Whether this replica holds it, as far as it knows."""
+
+    async def acquire(self) -> None:
+        """Wait until this replica holds it, and knows everything that was committed before."""
+
+    def check(self, view: View) -> None:
+        """Let the change set of a decision stand only if the role is then still held."""
+
+    async def release(self) -> None:
+        """Let another replica have it at once."""
+
+
+Roles = Callable[[str], Role]
+"""Makes the role of a name."""
+
+
+class Replicas(Protocol):
+    """The replicas as this one knows them."""
+
+    @property
+    def me(self) -> str:
+        """The id of this one; empty where there is only one."""
+
+    def role(self, name: str) -> Role:
+        """Return the role of a name."""
+
+    def there(self, replica: str) -> bool:
+        """Whether a replica serves. One that does not will commit nothing any more, and has no session."""
+
+
+class AlwaysHeld:
+    """The role of the only replica there is."""
+
+    held = True
+
+    async def acquire(self) -> None:
+        """Return at once."""
+
+    def check(self, view: View) -> None:
+        """Check nothing: there is nobody to lose it to."""
+
+    async def release(self) -> None:
+        """Do nothing."""
+
+
+def sole(_name: str) -> Role:
+    """Return the role of a server that is the only one on its store."""
+    return AlwaysHeld()
+
+
+class Alone:
+    """The replicas of a store that one process has to itself."""
+
+    me = ""
+
+    def role(self, name: str) -> Role:
+        """Return a role, held."""
+        return sole(name)
+
+    def there(self, replica: str) -> bool:
+        """Whether it is this one: others have been before, and are not there any more."""
+        return not replica

@@ -1,0 +1,59 @@
+"""One server among the replicas of a database: it hears of what the others commit, and knows when it must not act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agenthive_server.events.log import EventLog
+from agenthive_server.events.subscriptions import Subscriptions
+from agenthive_server.kernel.clock import Clock
+from agenthive_server.kernel.health import Reading
+from agenthive_server.kernel.kernel import Kernel
+from agenthive_server.lifecycle import Loop
+from agenthive_server.storage.committer import Committer
+
+from .stores import Shared, build_listener
+
+
+class Replica:
+    """What a server does because there are others."""
+
+    def __init__(
+        self,
+        store: Shared,
+        kernel: Kernel,
+        log: EventLog,
+        committer: Committer,
+        subscriptions: Subscriptions,
+        clock: Clock,
+        facts: Callable[[], str],
+    ) -> None:
+        self._kernel = kernel
+        self._log = log
+        self._committer = committer
+        self._subscriptions = subscriptions
+        self._listener = build_listener(store, clock, self._heard)
+        store.follow(caught_up=kernel.decisions.fresh, went=self._away, recover=self._recover, facts=facts)
+
+    def loops(self) -> dict[str, Loop]:
+        """Return the loops it needs by name."""
+        return {"listener": self._listener.run}
+
+    def probe(self) -> list[tuple[str, Reading]]:
+        """Return how it hears of others."""
+        return self._listener.probe()
+
+    def _heard(self, head: int) -> None:
+        if self._kernel.following is not None:
+            self._kernel.following.ring(head, busy=self._committer.committing)
+
+    def _away(self) -> None:
+        """Send everyone elsewhere: this replica may have been replaced, and acknowledges nothing."""
+        self._kernel.sessions.send_away()
+        self._subscriptions.send_away()
+
+    async def _recover(self) -> None:
+        """Know everything anew, after others took over what this replica did."""
+        if self._kernel.following is not None:
+            await self._kernel.following.fill()
+        await self._log.refresh()
