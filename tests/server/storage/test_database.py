@@ -161,12 +161,12 @@ async def test_the_migrations_make_the_same_tables_as_a_new_database(tmp_path: P
     connection.close()
 
 
-async def test_a_database_of_the_first_version_gets_the_table_it_lacks_and_keeps_what_it_has(path: Path) -> None:
+async def test_a_database_of_the_first_version_gets_the_tables_it_lacks_and_keeps_what_it_has(path: Path) -> None:
     store = await opened(path)
     await store.commit([changing(task("a"), events=1)])
     await store.close()
     connection = sqlite3.connect(path)
-    connection.executescript("DROP TABLE state; UPDATE alembic_version SET version_num = '0001'")
+    connection.executescript("DROP TABLE state; DROP TABLE change; UPDATE alembic_version SET version_num = '0001'")
     connection.close()
     store = await opened(path)
     kept = StateRecord(namespace="plugin", id="key", revision=1, value=b"value")

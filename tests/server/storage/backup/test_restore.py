@@ -351,7 +351,14 @@ async def test_a_backup_of_an_older_version_is_migrated_and_one_of_a_newer_refus
     tmp_path: Path,
 ) -> None:
     backup = back_up()
-    tampered(backup, "DROP TABLE state", "UPDATE alembic_version SET version_num = '0001'", schema="0001", records=9)
+    tampered(
+        backup,
+        "DROP TABLE state",
+        "DROP TABLE change",
+        "UPDATE alembic_version SET version_num = '0001'",
+        schema="0001",
+        records=9,
+    )
     restore()
     with closing(sqlite3.connect(tmp_path / "new" / DATABASE)) as db:
         assert db.execute("SELECT version_num FROM alembic_version").fetchall() == [(REVISION,)]

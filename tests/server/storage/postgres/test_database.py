@@ -81,7 +81,7 @@ async def test_the_migrations_make_the_same_tables_as_a_new_database(
     assert await store.commit([changing(task("a", labels={"a": "b"}), events=1)]) == [COMMITTED]
 
 
-async def test_a_database_of_the_first_version_gets_the_table_it_lacks_and_keeps_what_it_has(
+async def test_a_database_of_the_first_version_gets_the_tables_it_lacks_and_keeps_what_it_has(
     admin: Connection, new_store: NewStore
 ) -> None:
     store = new_store()
