@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agenthive_server.kernel.changes import COMMITTED
 from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.ports import BlobInfo, StoreUnusable
@@ -29,9 +30,10 @@ Read = Callable[..., Awaitable[dict[str, Any]]]
 # Moves a hive, and kills itself before or after the call of that number of what is named: all that is kept.
 _VICTIM = """
 import asyncio, os, signal, sys
+from contextlib import suppress
 from pathlib import Path
 from agenthive_server.kernel.clock import SystemClock
-from agenthive_server.storage.move.moving import Move
+from agenthive_server.storage.move.moving import Move, StillServed
 from agenthive_server.storage.move.source import Source
 from agenthive_server.storage.move.target import Target
 
@@ -59,7 +61,8 @@ if name == "set_mark":
     Source.set_mark = set_mark
 else:
     setattr(Target, name, awaited)
-asyncio.run(Move(Path(path), url, SystemClock(), lambda _: None).run())
+with suppress(StillServed):
+    asyncio.run(Move(Path(path), url, SystemClock(), lambda _: None).run())
 """
 
 
@@ -93,48 +96,58 @@ def kill_at(path: Path, url: str, point: Point) -> bool:
     return victim.returncode != 0
 
 
-async def served(path: Path, url: str) -> tuple[bool, bool]:
+async def can_be_served(path: Path, url: str) -> tuple[bool, bool]:
     """Return whether the file can be served, and the database."""
     file = SqliteStore(path, clock=ManualClock())
     database = Database(url, Dialer(url, SystemClock()).connect, SystemClock())
-    try:
-        await file.open()
-        await file.close()
-        here = True
-    except StoreUnusable:
-        here = False
-    try:
-        await database.prepare()
-    except StoreUnusable:
-        return here, False
-    return here, True
+    return await opens(file.open) and (await file.close()) is None, await opens(database.prepare)
 
 
-def points(chance: random.Random, rounds: int) -> list[Point]:
-    """Return some of any kind, then the end: every step of it, one after the other."""
+async def opens(how: Callable[[], Awaitable[object]]) -> bool:
+    try:
+        await how()
+    except StoreUnusable:
+        return False
+    return True
+
+
+def beginnings(chance: random.Random, rounds: int) -> list[Point]:
+    """Return some points of the long part of a move, at which a server may run."""
     made: list[Point] = [("begin", "before", 1, None), ("begin", "after", 1, None)]
     for _ in range(rounds):
         seconds = chance.choice((None, None, chance.uniform(0.5, 3.0)))
         made.append(("write", chance.choice(("before", "after")), chance.randint(1, 4), seconds))
-    return [*made, ("set_mark", "before", 1, None), ("set_mark", "after", 1, None), ("finish", "after", 1, None)]
+    return made
 
 
 @pytest.mark.crash
 @pytest.mark.timeout(0)
 async def test_a_move_that_is_killed_anywhere_is_gone_on_with(
-    long: Path, url: str, told_by_file: Read, told_by_postgres: Read, soak_seed: int, soak_rounds: int | None
+    long: Path,
+    url: str,
+    clock: ManualClock,
+    told_by_file: Read,
+    told_by_postgres: Read,
+    soak_seed: int,
+    soak_rounds: int | None,
 ) -> None:
-    before = await told_by_file()
-    # Nobody has been there: what can be served is looked at once a move has begun.
-    script = points(random.Random(soak_seed), soak_rounds or 5)
-    assert await asyncio.to_thread(kill_at, long, url, script[0])
-    for point in script[1:-3]:
+    server = SqliteStore(long, clock=clock)
+    await server.open()
+    for number, point in enumerate(beginnings(random.Random(soak_seed), soak_rounds or 4)):
         await asyncio.to_thread(kill_at, long, url, point)
-        assert await served(long, url) in ((True, False), (False, True)), point
-    assert [await asyncio.to_thread(kill_at, long, url, point) for point in script[-3:-1]] == [True, True]
-    assert await served(long, url) == (False, False)
-    assert await asyncio.to_thread(kill_at, long, url, script[-1])
-    assert await served(long, url) == (False, True)
+        assert await server.commit([changing(task(f"late-{number}"), events=1)]) == [COMMITTED]
+        assert number == 0 or not (await can_be_served(long, url))[1], point
+    await server.close()
+    before = await told_by_file()
+    # The end, step by step.
+    assert await asyncio.to_thread(kill_at, long, url, ("set_mark", "before", 1, None))
+    assert await can_be_served(long, url) == (True, False)
+    assert await asyncio.to_thread(kill_at, long, url, ("set_mark", "after", 1, None))
+    assert await can_be_served(long, url) == (False, False)
+    assert await asyncio.to_thread(kill_at, long, url, ("finish", "before", 1, None))
+    assert await can_be_served(long, url) == (False, False)
+    assert await asyncio.to_thread(kill_at, long, url, ("finish", "after", 1, None))
+    assert await can_be_served(long, url) == (False, True)
     assert (await Move(long, url, SystemClock(), lambda _: None).run()).before
     assert await told_by_postgres() == before
 
