@@ -128,7 +128,8 @@ class Tenure:
                     await self._look()
             except StoreUnavailable as error:
                 _log.info("replica_not_renewed", extra={"error": error.message})
-                if self._clock.monotonic() - self._renewed_at > SPAN:
+                # One that was expelled has to join again, whatever fails before it has.
+                if self.lost != EXPELLED and self._clock.monotonic() - self._renewed_at > SPAN:
                     self._away(AWAY)
 
     def _pause(self) -> float:

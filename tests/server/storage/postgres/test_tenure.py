@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from agenthive_server.kernel.changes import COMMITTED
@@ -106,6 +107,44 @@ async def test_one_that_slept_too_long_commits_nothing_joins_again_and_knows_all
         task("c"),
         task("d"),
     ]
+
+
+async def test_one_that_was_expelled_joins_again_and_knows_all_anew_although_the_database_was_away_meanwhile(
+    new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asleep_clock, clock = ManualClock(1_000.0), ManualClock(1_000.0)
+    asleep, other = new_store(clock=asleep_clock, now=clock.now), new_store(clock=clock, now=clock.now)
+    asleep.tenure.process, other.tenure.process = "1:there", "2:elsewhere"
+    told: list[str] = []
+
+    async def recover() -> None:
+        told.append("recovers")
+        if told.count("recovers") == 1:
+            raise StoreUnavailable("the connection was lost")
+
+    async def caught_up() -> None:
+        pass
+
+    asleep.follow(caught_up=caught_up, went=lambda: told.append("away"), recover=recover, facts=str)
+    await asleep.open()
+    await other.open()
+    await tick(clock, SPAN + RENEWED_EVERY)
+    await eventually(lambda: not other.tenure.there(asleep.tenure.me))
+    join = asleep.tenure._leases.join
+
+    async def not_yet(*given: str | int) -> NoReturn:
+        told.append("joins in vain")
+        monkeypatch.setattr(asleep.tenure._leases, "join", join)
+        raise StoreUnavailable("the database system is shutting down")
+
+    monkeypatch.setattr(asleep.tenure._leases, "join", not_yet)
+    # It wakes late: its row would have ended by now, were it there.
+    asleep_clock.move(2 * SPAN)
+    await eventually(lambda: told == ["away"])
+    await tick(asleep_clock, 3 * RENEWED_EVERY)
+    await eventually(lambda: not asleep.tenure.lost)
+    assert told == ["away", "joins in vain", "recovers", "recovers"]
+    assert await asleep.commit([changing(task("a"))]) == [COMMITTED]
 
 
 async def test_one_that_could_not_renew_in_time_but_was_not_replaced_goes_on(new_store: NewStore) -> None:
