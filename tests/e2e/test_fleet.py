@@ -23,5 +23,6 @@ def own_postgres(postgres_binaries: Path) -> Iterator[PostgresServer]:
 async def test_a_fleet_keeps_its_promises_whatever_is_killed_cut_or_stopped(
     own_postgres: PostgresServer, tmp_path: Path, soak_seed: int, soak_rounds: int | None
 ) -> None:
-    size = Size(workers=100, followers=20, callers=8) if soak_rounds else Size(workers=8)
+    big = Size(replicas=3, workers=100, followers=20, callers=8)
+    size = big if soak_rounds else Size(replicas=3, workers=8)
     print(await prove(tmp_path, own_postgres, size, seed=soak_seed, rounds=soak_rounds or len(KINDS)))

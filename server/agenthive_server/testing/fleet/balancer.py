@@ -24,7 +24,7 @@ class Balancer(Proxy):
 
     def __init__(self, targets: Sequence[str]) -> None:
         """`targets` are HOST:PORT each."""
-        super().__init__(targets[0])
+        super().__init__(*targets)
         self._failed = dict.fromkeys(targets, 0)
         self._turn = itertools.count()
         self._checks: list[asyncio.Task[None]] = []

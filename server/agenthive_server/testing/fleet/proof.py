@@ -155,7 +155,7 @@ async def open_proof(folder: Path, postgres: PostgresServer, size: Size, seed: i
         beside += [asyncio.create_task(follower.run()) for follower in followers.values()]
         stack.push_async_callback(_cancel, beside)
         await eventually(lambda: in_contact(clients["balancer"], agents), limit=_FIRST, what="all agents are there")
-        harm = Harm(replicas, workers, clients, agents, GRACE, "dispatcher" if size.replicas > 1 else "server")
+        harm = Harm(replicas, workers, clients, agents, GRACE, "dispatcher")
         yield Proof(replicas, workers, [*keepers, *probes], followers, clients, callers, board, harm, recorder, beside)
 
 

@@ -110,11 +110,13 @@ class Replicas:
 
     async def holder(self, role: str) -> Replica | None:
         """Return the replica that holds a role, as the database has it."""
-        rows = await self._ask("SELECT namespace, id, revision, body FROM role WHERE id = $1", role)
-        roles = [cast(RoleRecord, unpack(Kind.ROLE, *row)) for row in rows]
-        pids = {int(record.holder.split(":")[1]) for record in roles if record.holder}
-        found = [each for each in self.all if each.server.process is not None and each.server.process.pid in pids]
-        return found[0] if found else None
+        rows = await self._ask("SELECT namespace, id, revision, body FROM role WHERE id = $1", f"role/{role}")
+        names = [cast(RoleRecord, unpack(Kind.ROLE, *row)).holder for row in rows]
+        for replica in self.all:
+            # A replica's name is its machine, its process, and a word.
+            if replica.server.process is not None and any(f"-{replica.server.process.pid}-" in name for name in names):
+                return replica
+        return None
 
     async def _ask(self, query: str, *values: object) -> list[tuple[str, str, int, bytes]]:
         connection = await asyncpg.connect(self._url)
