@@ -72,6 +72,7 @@ class Harm:
     restarts: list[tuple[int, int]] = field(default_factory=list)
     exits: list[int] = field(default_factory=list)
     _probes: int = 0
+    _paused: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def do(self, fault: Fault) -> None:
         """Do one thing and wait until the fleet is whole."""
@@ -119,7 +120,7 @@ class Harm:
     async def _swallow_wire(self, fault: Fault) -> None:
         victim = self._victim(fault)
         victim.link.freeze()
-        await self._while_away(fault, victim, LEASE + 1 + fault.span)
+        await self._while_away(fault, victim, LEASE + 0.5 + fault.span)
         victim.link.mend()
         await self._again(fault, victim)
 
@@ -127,19 +128,25 @@ class Harm:
         victim = self._victim(fault)
         victim.send_signal(signal.SIGSTOP)
         try:
-            await self._while_away(fault, victim, LEASE + 1 + fault.span)
+            await self._while_away(fault, victim, LEASE + 0.5 + fault.span)
         finally:
             victim.send_signal(signal.SIGCONT)
         await self._again(fault, victim)
 
     async def _pause_worker(self, fault: Fault) -> None:
+        """Stop a worker for longer than its leases outlive it; what comes next comes meanwhile."""
+
+        async def pause() -> None:
+            worker.send_signal(signal.SIGSTOP)
+            try:
+                await asyncio.sleep(self.grace + 1 + fault.span)
+            finally:
+                worker.send_signal(signal.SIGCONT)
+
         worker = self.workers[int(fault.victim * len(self.workers))]
-        worker.send_signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(self.grace + 1 + fault.span)
-        finally:
-            worker.send_signal(signal.SIGCONT)
-        await self._all_in_contact()
+        task = asyncio.create_task(pause())
+        self._paused.add(task)
+        task.add_done_callback(self._paused.discard)
 
     async def _kill_database(self, fault: Fault) -> None:
         await self._without_database(fault, self.replicas.postgres.kill)
@@ -153,9 +160,15 @@ class Harm:
         await asyncio.to_thread(self.replicas.postgres.start)
         await self._back(fault, self._now(), self.replicas.all)
 
-    async def _rolling_restart(self, fault: Fault) -> None:
+    async def quiet(self) -> None:
+        """Wait until all that was stopped goes on, and every agent is in contact."""
+        if self._paused:
+            await asyncio.wait(self._paused)
         await self.replicas.in_service()
         await self._all_in_contact()
+
+    async def _rolling_restart(self, fault: Fault) -> None:
+        await self.quiet()
         before = (await self.clients["balancer"].health()).last_sequence
         for replica in self.replicas.all:
             self.exits.append(await replica.server.stop())

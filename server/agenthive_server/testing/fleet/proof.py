@@ -81,10 +81,11 @@ class Proof:
             for caller in self.callers:
                 caller.stopped = True
             await asyncio.gather(*calling)
-        await self._come_to_rest()
+        last = await self._come_to_rest()
         assert await self.replicas.stop() == [0] * len(self.replicas.all)
         tasks, log = await self.replicas.read_store()
         return checks.Record(
+            head=last,
             log=[event_to_proto(event) for event in log],
             tasks={task.id: checks.shown(task) for task in tasks},
             calls=self.recorder.calls,
@@ -95,24 +96,19 @@ class Proof:
             followers=self.followers,
         )
 
-    async def _come_to_rest(self) -> None:
+    async def _come_to_rest(self) -> int:
+        """See every task to its end, and every subscriber to the head of the log, which is returned."""
+        await self.harm.quiet()
         known = {call.task_id for call in self.recorder.calls if call.task is not None}
         ending = [self.callers[n % len(self.callers)].finish(task_id) for n, task_id in enumerate(sorted(known))]
         async with asyncio.timeout(60):
             await asyncio.gather(*ending)
-        for worker in self.workers:
-            await worker.kill()
-        for task in self.beside[: -len(self.followers)]:
-            task.cancel()
-        await asyncio.gather(*self.beside[: -len(self.followers)], return_exceptions=True)
-
-        async def caught_up() -> bool:
-            last = await head(self.clients["balancer"])
-            return all(each.events and each.events[-1].sequence == last for each in self.followers.values())
-
-        # The sessions that broke end by and by: the log grows a little more.
-        await asyncio.sleep(GRACE + 1)
-        await eventually(caught_up, what="every subscriber has caught up")
+        last = await head(self.clients["balancer"])
+        await eventually(
+            lambda: all(each.cursor and len(each.events) >= last for each in self.followers.values()),
+            what="every subscriber has caught up",
+        )
+        return last
 
 
 def judge(record: checks.Record, harm: Harm) -> str:

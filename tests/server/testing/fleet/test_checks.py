@@ -26,7 +26,7 @@ def follower(*events: pb.Event) -> Follower:
 
 
 def record(*followers: Follower, log: list[pb.Event] = LOG, tasks: tuple[task_pb2.Task, ...] = (TASK,)) -> Record:
-    return Record(log, {each.task_id: each for each in tasks}, [DELEGATED], [], dict(enumerate(followers)))  # type: ignore[arg-type]  # any names
+    return Record(len(log), log, {each.task_id: each for each in tasks}, [DELEGATED], [], dict(enumerate(followers)))  # type: ignore[arg-type]  # any names
 
 
 def test_a_gap_a_repeat_and_another_order_are_found() -> None:

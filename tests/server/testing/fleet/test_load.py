@@ -40,7 +40,7 @@ async def record(client: Client, target: str, *, calls: int, seed: int, callers:
         for each in beside:
             each.cancel()
     tasks = {task_id: await client.get_task(task_id) for task_id in board.tasks}
-    return Record(await read_log(client), tasks, recorder.calls, list(keeper.reports.values()), {"one": follower})
+    return Record(last, await read_log(client), tasks, recorder.calls, list(keeper.reports.values()), {"one": follower})
 
 
 async def test_what_an_embedded_server_does_is_linearizable_and_what_it_did_not_is_found() -> None:
