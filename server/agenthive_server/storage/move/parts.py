@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import LargeBinary, Table
 
-from agenthive_server.storage.schema import BLOB, BLOB_CHUNK, EVENT, TABLES
+from agenthive_server.storage.schema import BLOB, BLOB_CHUNK, CHANGE, EVENT, META, TABLES
 
 Row = Sequence[Any]
 
@@ -95,4 +95,8 @@ PARTS: Final = (
     ),
     Part(table=BLOB),
 )
-"""All that is moved row by row; the store's own row comes last, and makes the rest a hive."""
+"""All that is moved row by row."""
+
+OTHERS: Final = frozenset({META.name, CHANGE.name})
+"""The tables that are not: the store's own row comes last, by itself, and makes the rest a hive; what groups changed is of
+no use but to the replicas that were there."""

@@ -113,7 +113,7 @@ async def test_a_part_that_an_older_version_has_moved_is_gone_on_with(
     with pytest.raises(StillServed):
         await move().run()
     await store.close()
-    await admin.execute("DROP TABLE state; UPDATE alembic_version SET version_num = '0001'")
+    await admin.execute("DROP TABLE state; DROP TABLE change; UPDATE alembic_version SET version_num = '0001'")
     await move().run()
     assert await told_by_postgres() == before
 
