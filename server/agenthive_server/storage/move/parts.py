@@ -98,5 +98,5 @@ PARTS: Final = (
 """All that is moved row by row."""
 
 OTHERS: Final = frozenset({META.name, CHANGE.name})
-"""The tables that are not: the store's own row comes last, by itself, and makes the rest a hive; what groups changed is of
-no use but to the replicas that were there."""
+"""The tables that are not: the store's own row comes last, by itself, and makes the rest a hive; what groups changed is
+of no use but to the replicas that were there."""

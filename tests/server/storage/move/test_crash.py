@@ -100,7 +100,10 @@ async def can_be_served(path: Path, url: str) -> tuple[bool, bool]:
     """Return whether the file can be served, and the database."""
     file = SqliteStore(path, clock=ManualClock())
     database = Database(url, Dialer(url, SystemClock()).connect, SystemClock())
-    return await opens(file.open) and (await file.close()) is None, await opens(database.prepare)
+    here = await opens(file.open)
+    if here:
+        await file.close()
+    return here, await opens(database.prepare)
 
 
 async def opens(how: Callable[[], Awaitable[object]]) -> bool:
