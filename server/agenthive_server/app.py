@@ -310,6 +310,7 @@ class App:
         if self.runner is not None:
             await _until(self.runner.stop(), hurry)
             self._running_runner.cancel()
+        await self.kernel.replicas.retire()
         if self._server is not None:
             await drain(
                 self._server,

@@ -49,7 +49,8 @@ async def muster(agents: AgentVerbs, fleet: Sequence[FleetAgent], config_dir: Pa
         try:
             known = await agents.get(NAMESPACE, entry.id)
         except NotFound:
-            await agents.spawn(caller, [NewAgent(id=entry.id, spec=spec)])
+            # Another replica may record them at this moment.
+            await agents.spawn(caller, [NewAgent(id=entry.id, spec=spec)], use_existing=True)
             continue
         if known.spec != spec:
             await agents.update(caller, entry.id, spec, 0)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Awaitable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from typing import cast
 
 from agenthive_server import telemetry
 from agenthive_server.events.output import OutputHub
@@ -15,8 +17,9 @@ from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.health import Health, Probe, Reading, Report, Status
 from agenthive_server.kernel.kernel import Kernel
-from agenthive_server.kernel.ports import Store
+from agenthive_server.kernel.ports import Feed, Store
 from agenthive_server.kernel.records import Kind
+from agenthive_server.kernel.sessions import Session
 from agenthive_server.kernel.tasks import TERMINAL, Task, TaskState
 from agenthive_server.lifecycle import LoopLag, Loops
 from agenthive_server.rpc.disk import DiskGuard
@@ -160,8 +163,14 @@ class Vitals:
         if free is not None:
             yield Sample(telemetry.STORE_FREE, (), free)
 
-    def snapshot(self, namespace: str | None) -> TakenSnapshot:
-        """Return the agents and open tasks of a namespace (None: all) as events, as of the head of the log."""
+    def snapshot(self, namespace: str | None) -> TakenSnapshot | Awaitable[TakenSnapshot]:
+        """Return the agents and open tasks of a namespace (None: all) as events, as of one place in the log.
+
+        Where others commit too they are read from the store: memory is not as of any one place then.
+        """
+        feed = self._kernel.feed
+        if feed is not None:
+            return self._cut(feed, namespace)
         memory, agents = self._kernel.memory, self._kernel.agents
         shown = [
             (agent, agents.shown(agent))
@@ -177,3 +186,20 @@ class Vitals:
             and not task.terminal
         ]
         return self._subscriptions.log.head, snapshot_events(shown, tasks)
+
+    async def _cut(self, feed: Feed, namespace: str | None) -> TakenSnapshot:
+        head, (agents, sessions, tasks) = await feed.cut((Kind.AGENT, Kind.SESSION, Kind.TASK))
+        open_sessions = {session.key: cast(Session, session) for session in sessions}
+        wanted = [cast(Task, task) for task in tasks if namespace in (None, task.namespace)]
+        leases = Counter((task.namespace, task.lease.agent_id) for task in wanted if task.lease is not None)
+        shown = [
+            (
+                agent,
+                self._kernel.agents.shown_with(
+                    agent, open_sessions.get((agent.namespace, agent.session_id)), leases[agent.key]
+                ),
+            )
+            for agent in cast("list[Agent]", agents)
+            if namespace in (None, agent.namespace)
+        ]
+        return head, snapshot_events(shown, wanted)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from agenthive.client import Client
-from agenthive.errors import HiveError
+from agenthive.errors import HiveError, NotFound
 from agenthive.payload import value
 from agenthive.v1 import event_pb2, task_pb2
 from agenthive.v1 import orchestrator_service_pb2 as orchestrator
@@ -97,6 +97,39 @@ async def test_a_cancel_anywhere_reaches_the_agent_where_its_session_is(fleet: F
         done = await third.wait_task(task.task_id, timeout=10)
         assert done.state == task_pb2.TASK_STATE_CANCELED
         assert [entry["what"] for entry in worker.journal()] == ["begins", "stopped"]
+
+
+async def test_a_worker_that_starts_elsewhere_takes_its_agent_with_it(fleet: Fleet, tmp_path: Path) -> None:
+    first, second, third = fleet.clients
+    async with open_worker(fleet.targets[0], "w", folder=tmp_path) as old:
+        await eventually(partial(_hosted, third, "w"))
+        session = (await third.get_agent("w")).session_id
+        (tmp_path / "new").mkdir()
+        async with open_worker(fleet.targets[1], "w", folder=tmp_path / "new"):
+            await eventually(partial(_hosted, third, "w", session))
+            assert old.process is not None
+            # The older one is told at once that it was fenced, and does not try to come back.
+            await asyncio.wait_for(old.process.wait(), 10)
+            done = await second.wait_task((await first.delegate("echo", {})).task_id, timeout=10)
+            assert (done.state, done.attempt) == (task_pb2.TASK_STATE_SUCCEEDED, 1)
+
+
+async def _hosted(client: Client, agent_id: str, before: str = "") -> bool:
+    try:
+        return (await client.get_agent(agent_id)).session_id not in ("", before)
+    except NotFound:
+        return False
+
+
+async def test_a_snapshot_on_any_replica_holds_what_was_acknowledged_by_another(fleet: Fleet) -> None:
+    for number in range(6):
+        here, there = fleet.clients[number % 3], fleet.clients[(number + 1) % 3]
+        task = await here.delegate("any", role="nobody")
+        async with there.events(start=orchestrator.STREAM_START_SNAPSHOT_THEN_TAIL, follow=False) as stream:
+            events = [event async for batch, _ in stream.batches() for event in batch]
+        shown = [event.task_snapshot.task.task_id for event in events if event.HasField("task_snapshot")]
+        assert task.task_id in shown
+        assert len(shown) == number + 1
 
 
 async def _is(client: Client, task_id: str, state: task_pb2.TaskState.ValueType) -> bool:

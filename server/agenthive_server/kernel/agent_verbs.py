@@ -16,7 +16,7 @@ from .hooks import Hooks, spawned_as
 from .index import Index
 from .ports import NewId, Query, Store
 from .records import Kind
-from .sessions import SessionState
+from .sessions import Session, SessionState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,11 +117,14 @@ class AgentVerbs:
 
     def shown(self, agent: Agent) -> ShownAgent:
         """Return what follows from leases and session."""
-        leases = self._index.open_leases(agent.key)
+        session = self._memory.session((agent.namespace, agent.session_id))
+        return self.shown_with(agent, session, self._index.open_leases(agent.key))
+
+    def shown_with(self, agent: Agent, session: Session | None, leases: int) -> ShownAgent:
+        """Return what follows from a session, and from so many open leases."""
         usage = self._index.context_usage.get(agent.key, 0.0)
         state = str(agent.state)
         if agent.state is AgentState.READY:
-            session = self._memory.session((agent.namespace, agent.session_id))
             if session is None or session.state is not SessionState.OPEN:
                 state = "SUSPECT"
             else:

@@ -12,7 +12,7 @@ from .messages import Message, MessageState
 from .pool import Pool
 from .records import Key, Kind, Record, Ref
 from .sessions import Session, SessionState
-from .tasks import Task, TaskState
+from .tasks import Progress, Task, TaskState
 from .timers import Timers
 from .transitions import next_deadline
 
@@ -45,6 +45,10 @@ class Index:
         self.unsettled_agents: dict[Key, None] = {}
         self.context_usage: dict[Key, float] = {}
         self.context_threshold = 0.85
+        # Where others change records too: what is known of agents comes with the progress of their tasks, and a session
+        # whose agents went to another one is told of.
+        self.listens = False
+        self.deserted: Callable[[Key], None] = lambda _: None
         self.wake_supervisor: Callable[[], None] = lambda: None
         self.wake_dispatcher: Callable[[], None] = lambda: None
         # Leases granted (positive) or ended that the pool has not been told of: it is told once a change set.
@@ -62,6 +66,8 @@ class Index:
             self._session(ref[1], new)  # type: ignore[arg-type]  # the kind says so
         elif kind is Kind.MESSAGE:
             self._message(ref[1], old, new)  # type: ignore[arg-type]  # the kind says so
+        elif kind is Kind.PROGRESS and self.listens and new is not None:
+            self._progress(ref[1], new)  # type: ignore[arg-type]  # the kind says so
 
     # Tasks ----------------------------------------------------------------------------------------------------------
 
@@ -151,6 +157,8 @@ class Index:
         if before != after:
             if before:
                 _discard(self.agents_by_session, (key[0], before), key)
+                if after:
+                    self.deserted((key[0], before))
             if after:
                 self.agents_by_session[key[0], after][key] = None
                 self.context_usage.pop(key, None)
@@ -201,10 +209,19 @@ class Index:
                 self.unsettled_agents[agent_key] = None
             self.wake_supervisor()
 
-    def set_context_usage(self, key: Key, usage: float) -> None:
-        """Note how full an agent's context is; a full one takes nothing new."""
-        self.context_usage[key] = usage
+    def _progress(self, key: Key, progress: Progress) -> None:
+        task = self.memory.task(key)
+        if task is None or task.lease is None or progress.attempt != task.attempt:
+            return
+        agent = (key[0], task.lease.agent_id)
+        if self.context_usage.get(agent, 0.0) != progress.context_usage:
+            self.set_context_usage(agent, progress.context_usage)
+
+    def set_context_usage(self, key: Key, usage: float) -> bool:
+        """Note how full an agent's context is; a full one takes nothing new. Whether another replica must know that."""
+        was, self.context_usage[key] = self.context_usage.get(key, 0.0), usage
         self._into_pool(key, self.memory.agent(key))
+        return self.listens and (was >= self.context_threshold) != (usage >= self.context_threshold)
 
     # Messages -------------------------------------------------------------------------------------------------------
 

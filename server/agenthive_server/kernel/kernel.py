@@ -70,6 +70,7 @@ class Kernel:
         self.contacts = Contacts(clock)
         self._store = store
         self._owed = Owed(self.memory, self.index, self.contacts)
+        self.feed = feed
         self.replicas = replicas = replicas or Alone()
         self.leading = leading = replicas.role(DISPATCHER)
         self.following = Following(self.memory, store, feed, self._announce, clock) if feed is not None else None
@@ -88,6 +89,9 @@ class Kernel:
         self.sessions = SessionVerbs(
             decisions, self.index, self.contacts, self._owed, clock, new_id, chance, limits, hooks, outputs, replicas.me
         )
+        if feed is not None:
+            self.index.deserted = self.sessions.deserted
+            self.index.listens = True
         self.dispatcher = Dispatcher(loops, self.index, clock, leading)
         self.followups = Followups(loops, self.index, store, log, notifier, clock, chance, leading)
         self.reaper = Reaper(

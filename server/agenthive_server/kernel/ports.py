@@ -158,6 +158,9 @@ class Feed(Protocol):
     async def position(self) -> tuple[int, int]:
         """Return how many groups were committed, and where the log stands."""
 
+    async def cut(self, kinds: Sequence[Kind]) -> tuple[int, list[list[Record]]]:
+        """Return where the log stands, and all records of some kinds as of then; of tasks those that are not over."""
+
     async def changes(self, after: int, until: int | None = None) -> Sequence[Change]:
         """Return some of the groups after one, in order, at most up to another.
 

@@ -48,6 +48,9 @@ class Replicas(Protocol):
     def there(self, replica: str) -> bool:
         """Whether a replica serves. One that does not will commit nothing any more, and has no session."""
 
+    async def retire(self) -> None:
+        """Leave every role to others at once and take none any more: this one is about to stop."""
+
 
 class AlwaysHeld:
     """The role of the only replica there is."""
@@ -81,3 +84,6 @@ class Alone:
     def there(self, replica: str) -> bool:
         """Whether it is this one: others have been before, and are not there any more."""
         return not replica
+
+    async def retire(self) -> None:
+        """Do nothing: there are no others."""

@@ -108,7 +108,7 @@ class SessionOpening:
                 old.link.fence(SessionFenced("the session was taken over by a newer stream"))
             self._contacts.add(session.key, session.epoch, link)
             for key in opened.fenced:
-                self._fence(key)
+                self.fence(key)
             valid = self._valid(session, hello.leases)
             self._stop_strays(session, hello.agents, link)
             self._owed.deliver(session, link, {lease.task_id for lease in valid})
@@ -296,7 +296,8 @@ class SessionOpening:
             )
             view.put(step[0], *step[1])
 
-    def _fence(self, key: Key) -> None:
+    def fence(self, key: Key) -> None:
+        """End the stream of a session whose agents are all hosted by others now, if it is here."""
         contact = self._contacts.get(key)
         if contact is not None and not self._index.agents_by_session.get(key):
             contact.link.fence(SessionFenced("a newer session hosts the agents of this one"))

@@ -107,6 +107,10 @@ class SessionVerbs:
             await self.end(namespace, hello.replaces, "its worker was started again")
         return await self._opening.open(guest, link)
 
+    def deserted(self, key: Key) -> None:
+        """Note that an agent of a session went to another one; without any left its stream is fenced."""
+        self._opening.fence(key)
+
     # Frames ---------------------------------------------------------------------------------------------------------
 
     async def apply(self, namespace: str, session_id: str, epoch: int, entries: Sequence[Item]) -> list[Refusal]:
@@ -193,9 +197,10 @@ class SessionVerbs:
                     contact.link.deliver(Revoke(beat.task_id, beat.epoch, "the lease is over"))
                 continue
             contact.renewed[task.key] = now
+            full = False
             if beat.context_usage is not None:
-                self._index.set_context_usage((namespace, lease.agent_id), beat.context_usage)
-            if self._is_news(contact, task, beat, now):
+                full = self._index.set_context_usage((namespace, lease.agent_id), beat.context_usage)
+            if self._is_news(contact, task, beat, now) or full:
                 news.append(beat)
         return self._write_news(namespace, news) if news else None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Final
 
 from agenthive.v1 import event_pb2
@@ -22,7 +22,7 @@ from agenthive_server.plugin.api import Call
 from . import validate
 from .convert.agents import Shown
 
-Snapshot = Callable[[str | None], TakenSnapshot]
+Snapshot = Callable[[str | None], TakenSnapshot | Awaitable[TakenSnapshot]]
 """Takes a snapshot of a namespace, or of all: its sequence, and what `snapshot_events` makes of the records."""
 
 _CURSOR: Final = 128

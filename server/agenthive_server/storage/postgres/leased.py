@@ -27,7 +27,7 @@ class Place(Protocol):
 
     @property
     def own(self) -> RoleRecord | None:
-        """The row of this server, None while it must not act."""
+        """The row of this server, None while it must take no role."""
 
 
 class LeasedRole:
@@ -39,6 +39,8 @@ class LeasedRole:
         self._leases = leases
         self._record: RoleRecord | None = None
         self._changed = asyncio.Event()
+        # Several loops wait for one role.
+        self._taking = asyncio.Lock()
 
     @property
     def held(self) -> bool:
@@ -47,8 +49,11 @@ class LeasedRole:
 
     async def acquire(self) -> None:
         """Wait until this replica has it, and knows everything that was committed before; cancelling gives up."""
-        while not await self._taken():
-            self._changed.clear()
+        while not self.held:
+            async with self._taking:
+                if await self._taken():
+                    return
+                self._changed.clear()
             await self._changed.wait()
 
     async def _taken(self) -> bool:

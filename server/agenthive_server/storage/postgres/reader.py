@@ -53,6 +53,18 @@ async def scan(db: Connection, kind: Kind, open_only: bool) -> list[Record]:
         return [unpack(kind, *row) async for row in db.cursor(text, prefetch=_SCANNED_AT_ONCE)]
 
 
+async def cut(db: Connection, kinds: Sequence[Kind]) -> tuple[int, list[list[Record]]]:
+    """Return where the log stands and all records of some kinds as of then; of tasks those that are not over."""
+    async with db.transaction(isolation="repeatable_read", readonly=True):
+        await db.execute("SET LOCAL idle_in_transaction_session_timeout = '60s'; SET LOCAL statement_timeout = '60s'")
+        _, head, _, _ = await position(db)
+        found = []
+        for kind in kinds:
+            text = statements.scan_records(kind, open_only=kind is Kind.TASK)
+            found.append([unpack(kind, *row) async for row in db.cursor(text, prefetch=_SCANNED_AT_ONCE)])
+        return head, found
+
+
 async def expired(db: Connection, kind: Kind, before: float, limit: int) -> list[Record]:
     """Return records past their time, the longest past first."""
     shape = SHAPES[kind]

@@ -135,6 +135,10 @@ class PostgresStore:
         work = partial(reader.scan, kind=kind, open_only=open_only)
         return await self._keeper.call(work, limit=SCAN_LIMIT)
 
+    async def cut(self, kinds: Sequence[Kind]) -> tuple[int, list[list[Record]]]:
+        """Return where the log stands, and all records of some kinds as of then; of tasks those that are not over."""
+        return await self._keeper.call(partial(reader.cut, kinds=kinds), limit=SCAN_LIMIT)
+
     async def query(self, kind: Kind, query: Query) -> list[Record]:
         """Return a page; see `Query` for the order. A condition on what a kind does not have finds nothing."""
         return await self._readers.call(partial(reader.query, kind=kind, asked=query))

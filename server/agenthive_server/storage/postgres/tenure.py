@@ -53,6 +53,7 @@ class Tenure:
         # What this server says of itself, as JSON; asked with every renewal.
         self.facts: Callable[[], str] = str
         self._own: RoleRecord | None = None
+        self._retired = False
         self._revision = 0
         self._roles: dict[str, LeasedRole] = {}
         self._looks = 0
@@ -88,8 +89,14 @@ class Tenure:
 
     @property
     def own(self) -> RoleRecord | None:
-        """The row of this server, None while it must not act."""
-        return None if self.lost else self._own
+        """The row of this server, None while it must take no role."""
+        return None if self.lost or self._retired else self._own
+
+    async def retire(self) -> None:
+        """Leave every role to others at once and take none any more: this server is about to stop."""
+        self._retired = True
+        for role in self._roles.values():
+            await role.release()
 
     # The place ------------------------------------------------------------------------------------------------------
 
