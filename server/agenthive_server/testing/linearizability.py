@@ -52,10 +52,10 @@ class Operation(Generic[S]):
 
 @dataclass(frozen=True)
 class Counterexample(Generic[S]):
-    """Why a history is not linearizable: how far the search came, and what fits nowhere after that."""
+    """Why a history is not linearizable: how far in time it can be explained, and what fits nowhere after that."""
 
     operations: Sequence[Operation[S]]
-    # Numbers of the operations of the longest order that was found, and the state after each.
+    # Numbers of the operations of the order that came farthest in time, and the state after each.
     placed: Sequence[tuple[int, S]]
     initial: S
     # Numbers of the operations whose turn it then is.
@@ -65,12 +65,12 @@ class Counterexample(Generic[S]):
         """Return it for people: all operations in order of time, the longest order, its state, and what is left."""
         first = min((each.start for each in self.operations if each.start > -math.inf), default=0.0)
         turn = {number: position for position, (number, _) in enumerate(self.placed, 1)}
-        lines = ["operations by time (seconds from the first; the number before # is its place in the order found):"]
+        lines = ["operations by time (seconds from the first; the number before # is its place in the order below):"]
         for number, each in sorted(enumerate(self.operations), key=lambda pair: (pair[1].start, pair[1].end)):
             place = str(turn.get(number, "maybe" if each.optional else "-"))
             span = f"{_since(each.start, first):>9} .. {_since(each.end, first):<9}"
             lines.append(f"  {place:>5} #{number:<3} {span} {each.name}")
-        lines.append("the longest order that could be found:")
+        lines.append("the order that comes farthest:")
         before = self.initial
         for number, state in self.placed:
             if state != before:
@@ -128,7 +128,7 @@ class _Search(Generic[S]):
         self._order: list[tuple[int, S]] = []
         self._longest: list[tuple[int, S]] = []
         self._stuck: list[int] = []
-        self._most = -1
+        self._farthest = (-math.inf, 0, 0)
 
     def _order_by_time(self) -> None:
         """Note who ended before whom began, as bits."""
@@ -178,20 +178,21 @@ class _Search(Generic[S]):
                 placed |= 1 << number
                 self._order.append((number, state))
             ready = self._ready(placed)
-        count = (placed & self._required).bit_count()
-        if count > self._most:
-            self._most, self._longest = count, list(self._order)
-            self._stuck = self._waiting(placed)
+        self._note(placed)
         if self._is_hopeless(placed, state):
             return _Place(placed, state, iter(()), length)
         possible = [number for number in ready if self._operations[number].step(state) is not None]
         return _Place(placed, state, iter(self._worth_trying(possible)), length)
 
-    def _waiting(self, placed: int) -> list[int]:
-        """Return the operations whose turn it is by the time."""
-        missing = [self._operations[number] for number in _bits(self._required & ~placed)]
-        end = min((each.end for each in missing), default=math.inf)
-        return [n for n in _bits(self._required & ~placed) if self._operations[n].start <= end]
+    def _note(self, placed: int) -> None:
+        """Keep the order that explains the history up to the latest time, and no more than that."""
+        missing = list(_bits(self._required & ~placed))
+        until = min((self._operations[number].end for number in missing), default=math.inf)
+        under_way = sum(-math.inf < self._operations[number].start <= until for number, _ in self._order)
+        farthest = (until, under_way, -len(self._order))
+        if farthest > self._farthest:
+            self._farthest, self._longest = farthest, list(self._order)
+            self._stuck = [number for number in missing if self._operations[number].start <= until]
 
     def _ready(self, placed: int) -> list[int]:
         """Return the operations that may come next, by their start."""

@@ -13,6 +13,8 @@ from agenthive.tasks import TERMINAL_STATES
 from agenthive.v1 import task_pb2
 from agenthive.v1.task_pb2 import Task
 
+from agenthive_server.testing.task_operations import READING
+
 from .recorder import Recorder
 
 _VERBS: Final = ("delegate", "get", "wait", "cancel", "pause", "resume", "retry")
@@ -108,11 +110,27 @@ class FleetCaller:
     async def _record(
         self, verb: str, task_id: str, send: Callable[[Client], Awaitable[Task]], patience: float
     ) -> Task | None:
-        def ask() -> tuple[str, Awaitable[Task]]:
-            via = self._elsewhere.choice(list(self._clients))
-            return via, send(self._clients[via])
+        asked: list[str] = []
 
-        return await self._recorder.call(self._name, verb, task_id, ask, patience=patience)
+        def ask() -> tuple[str, Awaitable[Task]]:
+            asked.append(self._elsewhere.choice(list(self._clients)))
+            return asked[-1], send(self._clients[asked[-1]])
+
+        task = await self._recorder.call(self._name, verb, task_id, ask, patience=patience)
+        if task is not None and verb not in READING:
+            await self._look_elsewhere(task_id, asked[-1])
+        return task
+
+    async def _look_elsewhere(self, task_id: str, changed_at: str) -> None:
+        """Read at once what was just changed, everywhere else: the moment at which the past would be shown."""
+
+        def look(via: str) -> Awaitable[Task | None]:
+            def ask() -> tuple[str, Awaitable[Task]]:
+                return via, self._clients[via].get_task(task_id, timeout=_ONE_TRY)
+
+            return self._recorder.call(self._name, "get", task_id, ask, patience=0.0)
+
+        await asyncio.gather(*(look(via) for via in self._clients if via != changed_at))
 
     def _spec(self) -> task_pb2.TaskSpec:
         plan = self._plan
