@@ -18,7 +18,7 @@ class Ordered(Protocol):
 
 M = TypeVar("M", bound=Ordered)
 
-PATIENCE = 4
+PATIENCE = 2
 """Members put right in one go whose turn among the fairness keys has moved on; their priority always counts."""
 
 
