@@ -189,9 +189,11 @@ class Harm:
             await self._back(fault, self._now(), [victim])
 
     async def _back(self, fault: Fault, since: float, asked: Sequence[Replica]) -> None:
-        """Wait until a task that any of these replicas takes is assigned; note how long that took."""
-        times = await asyncio.gather(*(self._assigned(replica.name) for replica in asked))
-        self.recoveries.append((fault.kind, max(times) - since))
+        """Wait until a task that any of these replicas takes is assigned; note how much longer than usual that took."""
+        taken = max(await asyncio.gather(*(self._assigned(replica.name) for replica in asked))) - since
+        again = self._now()
+        usual = max(await asyncio.gather(*(self._assigned(replica.name) for replica in asked))) - again
+        self.recoveries.append((fault.kind, max(0.0, taken - usual)))
 
     async def _assigned(self, name: str) -> float:
         client = self.clients[name]

@@ -49,7 +49,7 @@ class Size:
     replicas: int = 1
     workers: int = 10
     followers: int = 4
-    callers: int = 4
+    callers: int = 6
     kinds: Sequence[str] = KINDS
 
 

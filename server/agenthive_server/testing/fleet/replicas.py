@@ -60,11 +60,12 @@ class Replicas:
         self._settings = settings
         self.all: list[Replica] = []
         self._count = count
-        self._balancer: Balancer
+        self._balancer: Balancer | None = None
 
     @property
     def target(self) -> str:
         """HOST:PORT of the balancer."""
+        assert self._balancer is not None
         return self._balancer.target
 
     @property
@@ -90,7 +91,7 @@ class Replicas:
             replica.send_signal(signal.SIGCONT)
             await replica.server.kill()
             await replica.link.close()
-        if self.all:
+        if self._balancer is not None:
             await self._balancer.close()
 
     async def in_service(self) -> None:
@@ -98,7 +99,9 @@ class Replicas:
         for replica in self.all:
             if not replica.alive:
                 await replica.server.start()
-        await eventually(lambda: len(self._balancer.healthy) == self._count, what="all replicas serve")
+        balancer = self._balancer
+        assert balancer is not None
+        await eventually(lambda: len(balancer.healthy) == self._count, what="all replicas serve")
 
     async def stop(self) -> list[int]:
         """Stop all in an orderly way; returns the exit codes."""
