@@ -11,9 +11,8 @@ from typing import Final
 
 from agenthive.client import Client
 from agenthive.errors import HiveError
-from agenthive.v1 import task_pb2
-
 from agenthive_server.testing.harness import WorkerProcess
+from agenthive_server.testing.history import state_name
 from agenthive_server.testing.waiting import eventually
 
 from .replicas import Replica, Replicas, in_contact
@@ -88,8 +87,22 @@ class Harm:
             "restart database": self._restart_database,
             "rolling restart": self._rolling_restart,
         }
-        await acts[fault.kind](fault)
-        await self.replicas.in_service()
+        try:
+            await acts[fault.kind](fault)
+            await self.replicas.in_service()
+        except AssertionError as error:
+            error.add_note(f"after {fault}:")
+            for name in self.clients:
+                error.add_note(await self._health(name))
+            raise
+
+    async def _health(self, name: str) -> str:
+        try:
+            health = await self.clients[name].health(timeout=2)
+        except HiveError as error:
+            return f"{name}: {error}"
+        bad = [f"{each.name}: {each.reason}" for each in health.components if each.reason]
+        return f"{name}: {health.queued_tasks} queued, {health.held_tasks} held, {', '.join(bad)}"
 
     def _victim(self, fault: Fault) -> Replica:
         return self.replicas.all[int(fault.victim * len(self.replicas.all))]
@@ -199,8 +212,10 @@ class Harm:
         client = self.clients[name]
         self._probes += 1
         task_id = request_id = f"probe-{self._probes}"
+        said = ""
 
         async def assigned() -> bool:
+            nonlocal said
             try:
                 task = await client.delegate(
                     "job",
@@ -210,11 +225,17 @@ class Harm:
                     required_capabilities=["probe"],
                     timeout=1.0,
                 )
-            except HiveError:
+            except HiveError as error:
+                said = str(error)
                 return False
-            return task.state not in (task_pb2.TASK_STATE_QUEUED, task_pb2.TASK_STATE_BLOCKED)
+            said = state_name(task.state)
+            return said != "QUEUED"
 
-        await eventually(assigned, what=f"{task_id} is assigned when {name} takes it")
+        try:
+            await eventually(assigned, what=f"{task_id} is assigned when {name} takes it")
+        except AssertionError as error:
+            error.add_note(f"{name} said last: {said}")
+            raise
         return self._now()
 
     async def _all_in_contact(self) -> None:
