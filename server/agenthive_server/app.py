@@ -123,7 +123,6 @@ class App:
             self.kernel.decisions,
             self.clock,
             random.SystemRandom().random,
-            roles=self.kernel.replicas.role,
         )
         self.kernel.reaper.release = self.handlers.release
         self.edge = Edge(
@@ -310,6 +309,8 @@ class App:
         if self.runner is not None:
             await _until(self.runner.stop(), hurry)
             self._running_runner.cancel()
+        if self.replica is not None:
+            await self.plugins.hand_over()
         await self.kernel.replicas.retire()
         if self._server is not None:
             await drain(

@@ -14,6 +14,7 @@ from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.events import Event, EventType, Severity
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import NewId
+from agenthive_server.kernel.replicas import Role
 from agenthive_server.kernel.tasks import Task
 from agenthive_server.plugin.context import State, VitalsReading
 from agenthive_server.plugin.ports import Verbs
@@ -73,6 +74,10 @@ class Surroundings:
         folder = self._folder / "plugins" / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
+
+    def role(self, name: str) -> Role:
+        """Return the role in which what runs of a plugin on one replica at a time runs."""
+        return self._kernel.replicas.role(f"plugin/{name}")
 
     async def publish(
         self, name: str, kind: str, text: str, severity: Severity, subject: str, attributes: Mapping[str, str]

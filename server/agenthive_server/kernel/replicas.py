@@ -30,6 +30,9 @@ class Role(Protocol):
     async def release(self) -> None:
         """Let another replica have it at once."""
 
+    def when_lost(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called whenever this replica has it no more, however that came; it replaces the one before."""
+
 
 Roles = Callable[[str], Role]
 """Makes the role of a name."""
@@ -65,6 +68,9 @@ class AlwaysHeld:
 
     async def release(self) -> None:
         """Do nothing."""
+
+    def when_lost(self, tell: Callable[[], None]) -> None:
+        """Do nothing: it is never lost."""
 
 
 def sole(_name: str) -> Role:

@@ -21,7 +21,7 @@ from agenthive_server.kernel.errors import CursorCompacted, KernelError
 from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.ports import Chance, Notifier
 from agenthive_server.kernel.records import CursorRecord, Key, Kind
-from agenthive_server.kernel.replicas import Roles, sole
+from agenthive_server.kernel.replicas import AlwaysHeld, Role
 
 from .follower import Follower
 from .registration import Gap, Handler
@@ -32,7 +32,9 @@ PACE: Final = 0.01
 
 SAVE_EVERY: Final = 1.0
 SAVE_AFTER: Final = 5_000
-"""Cursors are stored at most once a second, where events were handled; else after so many that concerned nobody."""
+SAVE_ALWAYS: Final = 60.0
+"""Cursors are stored at most once a second, where events were handled; else after so many that concerned nobody, or
+after so many seconds: compaction, which another replica may do, waits for them."""
 
 GRACE: Final = 2.0
 """Seconds a handler that runs is given to end when its plugin is switched off, before it is cancelled."""
@@ -46,22 +48,12 @@ _log = logging.getLogger(__name__)
 class Dispatcher:
     """The handlers of all plugins. `run` is a loop of the server; everything else may be called at any time."""
 
-    def __init__(
-        self,
-        log: EventLog,
-        notifier: Notifier,
-        decisions: Decisions,
-        clock: Clock,
-        chance: Chance,
-        *,
-        roles: Roles = sole,
-    ) -> None:
+    def __init__(self, log: EventLog, notifier: Notifier, decisions: Decisions, clock: Clock, chance: Chance) -> None:
         self._log = log
         self._notifier = notifier
         self._decisions = decisions
         self._clock = clock
         self._chance = chance
-        self._roles = roles
         self._followers: dict[str, Follower] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wanted: dict[EventType, tuple[Follower, ...]] = {}
@@ -71,14 +63,16 @@ class Dispatcher:
 
     # Plugins come and go --------------------------------------------------------------------------------------------
 
-    async def attach(self, plugin: str, handlers: Mapping[EventType, Handler], gap: Gap | None = None) -> None:
+    async def attach(
+        self, plugin: str, handlers: Mapping[EventType, Handler], gap: Gap | None = None, *, role: Role | None = None
+    ) -> None:
         """Begin to call handlers: where they left off, or, for a plugin that had none before, with what happens next.
 
         Where that is, is stored when this returns. `gap` is told of events that were compacted before the handlers came
-        to them: first and last sequence. Raises `StoreUnavailable`.
+        to them: first and last sequence. With a `role` they are called only while this replica has it. Raises
+        `StoreUnavailable`.
         """
         await self.detach(plugin)
-        role = self._roles(f"{plugin}/handlers")
         position = await self._decisions.run(partial(_begun, _key(plugin), self._log.head))
         follower = Follower(
             plugin,
@@ -87,7 +81,7 @@ class Dispatcher:
             log=self._log,
             clock=self._clock,
             chance=self._chance,
-            role=role,
+            role=role or AlwaysHeld(),
             load=partial(self._load, plugin, position),
             pumped=lambda: self._position,
             moved=self._moved.set,
@@ -113,7 +107,6 @@ class Dispatcher:
             pass
         await self._end(plugin)
         await self._save([follower])
-        await follower.role.release()
 
     async def _end(self, plugin: str) -> None:
         task = self._tasks.pop(plugin)
@@ -134,9 +127,9 @@ class Dispatcher:
             self._somebody.clear()
 
     def lag(self, plugin: str) -> int:
-        """Return how many events its handlers have not come to."""
+        """Return how many events its handlers have not come to; zero where another replica calls them."""
         follower = self._followers.get(plugin)
-        return follower.lag if follower is not None else 0
+        return follower.lag if follower is not None and follower.role.held else 0
 
     def failing(self, plugin: str) -> str:
         """Return why a handler is being tried again; empty when all goes well."""
@@ -178,6 +171,7 @@ class Dispatcher:
             return
         if not events:
             await self._notifier.wait(self._position, SAVE_EVERY)
+            self._look_what_moved()
             return
         self._hand_out(events)
         await self._clock.sleep(PACE)
@@ -188,7 +182,10 @@ class Dispatcher:
             for follower in wanted.get(event.type, ()):
                 follower.offer(event)
         self._position = events[-1].sequence
-        if any(map(_worth_saving, self._followers.values())):
+        self._look_what_moved()
+
+    def _look_what_moved(self) -> None:
+        if any(map(self._worth_saving, self._followers.values())):
             self._moved.set()
 
     # Cursors --------------------------------------------------------------------------------------------------------
@@ -202,7 +199,7 @@ class Dispatcher:
 
     async def _save(self, followers: Sequence[Follower]) -> None:
         """Store the cursors that have moved, in one change. Where that fails, it is for the next time."""
-        moved = [(follower, follower.reached) for follower in followers if _worth_saving(follower)]
+        moved = [(follower, follower.reached) for follower in followers if self._worth_saving(follower)]
         if not moved:
             return
 
@@ -224,7 +221,14 @@ class Dispatcher:
             _log.warning("plugin_cursors_not_stored", extra={"reason": error.reason})
             return
         for follower, reached in moved:
-            follower.saved = reached
+            follower.saved, follower.saved_at = reached, self._clock.monotonic()
+
+    def _worth_saving(self, follower: Follower) -> bool:
+        moved = follower.reached - follower.saved
+        if moved <= 0 or not follower.role.held:
+            # Without the role whoever calls its handlers now stores where they are.
+            return False
+        return follower.dirty or moved >= SAVE_AFTER or self._clock.monotonic() - follower.saved_at >= SAVE_ALWAYS
 
     # Compaction -----------------------------------------------------------------------------------------------------
 
@@ -279,8 +283,3 @@ def _begun(key: Key, head: int, view: View) -> int:
     if found is None:
         found = view.put(_cursor(key).evolve(sequence=head))
     return found.sequence
-
-
-def _worth_saving(follower: Follower) -> bool:
-    moved = follower.reached - follower.saved
-    return moved > 0 and (follower.dirty or moved >= SAVE_AFTER)

@@ -59,6 +59,7 @@ class Follower:
         self.role = role
         # The cursor as it is stored, and whether events were dealt with since.
         self.saved = 0
+        self.saved_at = 0.0
         self.dirty = False
         # When it was told to leave out events, and up to which.
         self.hurried_at = 0.0
@@ -106,7 +107,8 @@ class Follower:
     def begin(self, position: int) -> None:
         """Start behind an event."""
         self._done = self.saved = position
-        self._live = False
+        self.saved_at = self._clock.monotonic()
+        self._live = self.dirty = False
         self._queue.clear()
 
     def offer(self, event: Event) -> None:
@@ -179,7 +181,7 @@ class Follower:
             return
         for event in events:
             await self._breathe()
-            if self._parked or self.leave_out > self._done or not await self._deal_with(event):
+            if self._parked or not self.role.held or self.leave_out > self._done or not await self._deal_with(event):
                 return
         # Nobody else runs between this look and becoming live, so nothing falls in between.
         if self._done >= self._pumped():

@@ -124,6 +124,11 @@ class PluginHost:
             _log.error("%s", error.message)
             standing.settle(State.FAILED, error.message, self._clock.now())
 
+    async def hand_over(self) -> None:
+        """Let other replicas do what of the plugins runs on one at a time: this one is about to stop."""
+        async with self._lock:
+            await self._rack.hand_over()
+
     async def close(self) -> None:
         """Close all, last opened first. A switch under way may finish, within reason."""
         self._closing = True
@@ -243,6 +248,7 @@ class PluginHost:
         except KernelError as error:
             _log.error("%s", error.message)
             standing.settle(State.FAILED, error.message, self._clock.now())
+            await self._rack.release(old)
             if not old.cell.closed:
                 standing.instance = None
                 self._rack.plug()

@@ -17,6 +17,7 @@ from agenthive_server.kernel.errors import KernelError, Refused
 from agenthive_server.kernel.events import EventType, Severity
 from agenthive_server.kernel.health import Reading, Status
 from agenthive_server.kernel.ports import NewId
+from agenthive_server.kernel.replicas import Role
 
 from . import tasks
 from .calls import Stage
@@ -29,6 +30,7 @@ from .outside import outside
 from .patience import FAILURES
 from .ports import Verbs
 from .registration import Gap, Handler, Hooks, Plugin, Registration
+from .seat import Seat
 from .services import GuardedMethods, check_services
 
 HOOKS: Final = ("before_spawn", "before_delegate", "before_complete", "before_join")
@@ -56,6 +58,9 @@ class Server(Protocol):
     def data_dir(self, name: str) -> Path:
         """Return the folder of a plugin, which is there then."""
 
+    def role(self, name: str) -> Role:
+        """Return the role in which what runs of a plugin on one replica at a time runs."""
+
     async def publish(
         self, name: str, kind: str, text: str, severity: Severity, subject: str, attributes: Mapping[str, str]
     ) -> None:
@@ -81,6 +86,8 @@ class Instance:
         self.gap: Gap | None = None
         self.methods: tuple[tuple[ServiceDescriptor, GuardedMethods], ...] = ()
         self._server = server
+        # Once it has been started.
+        self.seat: Seat | None = None
         self._life: asyncio.Task[None] | None = None
         self._leave = asyncio.Event()
         self._loops: list[asyncio.Task[Any]] = []
@@ -129,11 +136,16 @@ class Instance:
                 # A CLOSED one stays in its place, and refuses.
                 self.cell.end()
 
-    def start(self) -> None:
-        """Start its loops."""
+    def start(self) -> Seat:
+        """Start its loops; returns what its handlers may run under as well."""
+        clock = self._server.clock
+        self.seat = seat = Seat(self._server.role(self.name), clock)
+        if self.plugin.takes_over is not None:
+            seat.prepare(self.cell.act("TASK", "takes over"), self.plugin.takes_over)
         for background in self.plugin.tasks:
             act = self.cell.act("TASK", background.name)
-            self._loops.append(tasks.start_loop(background, act, self._server.clock))
+            self._loops.append(tasks.start_loop(background, act, clock, None if background.everywhere else seat))
+        return seat
 
     def stop_loops(self) -> None:
         """Let its loops end; another instance takes their place."""

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.events import EventType
+from agenthive_server.kernel.replicas import Role
 
 from .cell import Bounds, Cell, Running
 from .configuration import Raw, configured
@@ -46,8 +47,13 @@ class Socket(Protocol):
 class Dispatch(Protocol):
     """Calls the handlers of plugins, each from its own cursor."""
 
-    async def attach(self, plugin: str, handlers: Mapping[EventType, Handler], gap: Gap | None = None) -> None:
-        """Begin to call handlers, where they left off; `gap` where events are gone they had not come to."""
+    async def attach(
+        self, plugin: str, handlers: Mapping[EventType, Handler], gap: Gap | None = None, *, role: Role | None = None
+    ) -> None:
+        """Begin to call handlers, where they left off; `gap` where events are gone they had not come to.
+
+        With a role they are called while this replica has it.
+        """
 
     async def detach(self, plugin: str) -> None:
         """Call them no more; returns when none runs."""
@@ -121,7 +127,7 @@ class Rack:
 
     async def _attached(self, standing: Standing, instance: Instance) -> bool:
         try:
-            await self.dispatch.attach(standing.name, instance.handlers, instance.gap)
+            await self.dispatch.attach(standing.name, instance.handlers, instance.gap, role=instance.seat)
         except KernelError as error:
             _log.warning("plugin %s: its handlers cannot begin yet: %s", standing.name, error.message)
             return False
@@ -163,7 +169,22 @@ class Rack:
         if instance is not None:
             await self.detach(standing.name)
             await self.closed(standing, instance, grace)
+            await self.release(instance)
             self.stand_down()
+
+    @staticmethod
+    async def release(instance: Instance) -> None:
+        """Let another replica do what an instance did that runs on one at a time."""
+        if instance.seat is not None:
+            await instance.seat.release()
+
+    async def hand_over(self) -> None:
+        """Let other replicas do what runs on one at a time; the plugins act on here. Their loops for that end first."""
+        for standing in reversed(list(self.standings.values())):
+            if standing.instance is not None and standing.instance.seat is not None:
+                await standing.instance.seat.leave(self.patience.end)
+                await self.detach(standing.name)
+                await standing.instance.seat.release()
 
     async def closed(self, standing: Standing, instance: Instance, grace: float) -> None:
         """Close an instance that acts no more."""

@@ -111,7 +111,8 @@ class Service:
 class Background:
     """A loop that runs as long as the plugin is on. One that fails is told in health and started again.
 
-    On one replica at a time, or on `everywhere`.
+    On one replica at a time, the one that has the plugin's handlers as well, and cancelled there when that is another;
+    or on `everywhere`.
     """
 
     name: str
@@ -132,6 +133,9 @@ class Plugin:
     plugin was on, or once while it was off. At least once, like a handler."""
     services: tuple[Service, ...] = ()
     tasks: tuple[Background, ...] = ()
+    takes_over: Callable[[], Awaitable[None]] | None = None
+    """Called on a replica before the handlers, and the loops that are not for `everywhere`, begin there: what they have
+    in memory is to be read anew, for another replica may have gone on with it. Tried again until it goes well."""
     protects: bool = False
     """Whether no call gets through without valid credentials: what a server that listens beyond loopback asks for."""
     join_token: Callable[[], Awaitable[str]] | None = None

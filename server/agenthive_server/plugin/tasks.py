@@ -11,9 +11,10 @@ from typing import Any, Final
 from agenthive_server.kernel.clock import Clock
 
 from .cell import OPEN, Act, Cell, Running
-from .driving import driven
+from .driving import driven, steps_of
 from .patience import FAILURES
 from .registration import Background
+from .seat import Seat, Unseated
 
 REST: Final = 1.0
 LONGEST_REST: Final = 30.0
@@ -79,17 +80,22 @@ def _ended(act: Act, task: asyncio.Task[Any]) -> None:
         act.cell.failed(act, error)
 
 
-def start_loop(background: Background, act: Act, clock: Clock) -> asyncio.Task[Any]:
-    """Keep a loop of a plugin running until its task is cancelled."""
+def start_loop(background: Background, act: Act, clock: Clock, seat: Seat | None = None) -> asyncio.Task[Any]:
+    """Keep a loop of a plugin running until its task is cancelled; with a seat whenever this replica has that."""
 
     async def keep() -> None:
         rest = REST
         while True:
+            if seat is not None:
+                # Waiting for its turn is not the plugin's doing.
+                await driven(steps_of(seat.acquire()), act.cell.running, None)
             began = clock.monotonic()
             act.calls += 1
             try:
-                await background.run()
+                await (background.run() if seat is None else _run_seated(background, seat))
                 return
+            except Unseated:
+                continue
             except FAILURES as error:
                 act.cell.failed(act, error)
             finally:
@@ -102,6 +108,11 @@ def start_loop(background: Background, act: Act, clock: Clock) -> asyncio.Task[A
     task = adopt(act, keep(), asyncio.get_running_loop())
     task.set_name(f"{act.cell.name}/{background.name}")
     return task
+
+
+async def _run_seated(background: Background, seat: Seat) -> None:
+    async with seat.span():
+        await background.run()
 
 
 async def cancel_all(cell: Cell, seconds: float) -> int:

@@ -38,6 +38,7 @@ class LeasedRole:
         self._place = place
         self._leases = leases
         self._record: RoleRecord | None = None
+        self._tell: Callable[[], None] = lambda: None
         self._changed = asyncio.Event()
         # Several loops wait for one role.
         self._taking = asyncio.Lock()
@@ -85,7 +86,8 @@ class LeasedRole:
 
     async def release(self) -> None:
         """Let another replica have it at once; without a database it is free when this one leaves."""
-        record, self._record = self._record, None
+        record = self._record
+        self.lose()
         if record is not None:
             try:
                 await self._leases.give_up(record)
@@ -94,7 +96,13 @@ class LeasedRole:
 
     def lose(self) -> None:
         """Note that others may have it."""
-        self._record = None
+        if self._record is not None:
+            self._record = None
+            self._tell()
+
+    def when_lost(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called whenever this replica has it no more."""
+        self._tell = tell
 
     def roster_read(self) -> None:
         """Let whoever waits for it look whether it is free."""
