@@ -129,13 +129,15 @@ class Source:
         key = ", ".join(part.key)
         where = f" WHERE ({key}) > ({', '.join('?' * len(part.key))})" if after is not None else ""
         text = f"SELECT {', '.join(columns)} FROM {part.name}{where} ORDER BY {key}"  # noqa: S608 - names of the schema
+        wide = [at for at, name in enumerate(columns) if part.is_bytes(name)]
         page: list[Row] = []
         size = 0
         # Closed before it has ended, so that no transaction stays open for what is done with the rows.
         with closing(self._db.execute(text, tuple(after or ()))) as found:
             for row in found:
                 page.append(row)
-                size += sum(len(value) for value in row if isinstance(value, bytes))
+                for at in wide:
+                    size += len(row[at])
                 if len(page) >= part.page or size >= BATCH_BYTES:
                     break
         return page

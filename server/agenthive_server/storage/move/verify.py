@@ -57,12 +57,13 @@ class _Tally:
     counts: dict[str, int] = field(default_factory=dict)
 
     def add(self, mine: Sealed | None, other: Sealed | None) -> None:
+        packed = _pack(mine)
         if mine is not None:
             self.rows += 1
-            self.ours.update(_pack(mine))
+            self.ours.update(packed)
         if other is not None:
             self.rows_there += 1
-            self.theirs.update(_pack(other))
+            self.theirs.update(packed if mine == other else _pack(other))
         if mine != other:
             what = "different" if mine and other else "missing" if mine else "too many"
             self.counts[what] = self.counts.get(what, 0) + 1

@@ -49,7 +49,7 @@ async def test_everything_is_there_and_the_same(
 def test_any_hive_is_the_same_after_a_move(tmp_path: Path, postgres: PostgresServer) -> None:
     numbers = iter(range(1_000))
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=15, deadline=None)
     @given(groups())
     def check(script: list[Step]) -> None:
         number = next(numbers)
