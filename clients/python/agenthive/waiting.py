@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from agenthive import errors
-from agenthive.errors import Cancelled, DeadlineExceeded, HiveError, Internal, ResourceExhausted, Unavailable
+from agenthive.errors import Cancelled, DeadlineExceeded, HiveError, Internal, ResourceExhausted, Unavailable, Unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -52,8 +52,9 @@ def passing(error: HiveError) -> bool:
         return True
     if isinstance(error, ResourceExhausted):
         return error.reason == "OVERLOADED"
-    # The control plane gives every error a reason; without one it is the transport: a reset stream.
-    return isinstance(error, Internal) and not error.reason
+    # The control plane gives every error a reason; without one it is the transport: a reset stream (INTERNAL), or one
+    # whose replica died behind a balancer that then ends it without a status (UNKNOWN).
+    return isinstance(error, Internal | Unknown) and not error.reason
 
 
 def final(error: HiveError) -> bool:
