@@ -25,7 +25,7 @@ from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.kernel.turnover import Turnover
-from agenthive_server.lifecycle import Loops, Signals, StartError, allow_connections
+from agenthive_server.lifecycle import Loops, Signals, StartError, allow_connections, tell_manager
 from agenthive_server.local_runner import build_runner
 from agenthive_server.machine import process_metrics
 from agenthive_server.plugged import build_host
@@ -53,7 +53,7 @@ from agenthive_server.rpc.tasks import TaskMethods
 from agenthive_server.rpc.tls import ServerTls
 from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
-from agenthive_server.settings import Settings, SettingsError, data_dir
+from agenthive_server.settings import Settings, SettingsError, data_dir, notify_address
 from agenthive_server.storage.committer import Committer
 from agenthive_server.stores import Shared, build_archive, build_clock, open_store
 from agenthive_server.surroundings import Surroundings
@@ -371,9 +371,12 @@ async def serve(settings: Settings, config_path: Path | None = None) -> int:
     web = f" web={settings.server.web.rpartition(':')[0]}:{app.web.port}" if app.web else ""
     sys.stdout.write(f"SERVING {host}:{app.port} data={data_dir(settings)} version={server_version()}{web}\n")
     sys.stdout.flush()
+    manager = notify_address()
+    tell_manager(manager, "READY=1")
     if settings.server.runner:
         app.start_runner()
     await signals.stop.wait()
+    tell_manager(manager, "STOPPING=1")
     await app.close(signals.hurry)
     return 0
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import signal
+import socket
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
@@ -98,6 +99,16 @@ def allow_connections() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def tell_manager(address: str, state: str) -> None:
+    """Tell a service manager of a state (`READY=1`, `STOPPING=1`), as `sd_notify(3)` does, if there is one."""
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, suppress(OSError):
+        manager.setblocking(False)
+        # A name that begins with @ is in the abstract namespace.
+        manager.sendto(state.encode("ascii"), "\0" + address[1:] if address.startswith("@") else address)
 
 
 class Signals:

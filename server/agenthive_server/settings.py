@@ -25,11 +25,14 @@ __all__ = [
     "data_dir",
     "database_path",
     "load",
+    "notify_address",
     "runner_environment",
     "search_path",
 ]
 
 PREFIX = "AGENTHIVE_"
+
+NOTIFY_VARIABLE = "NOTIFY_SOCKET"
 
 DATABASE_VARIABLES = (f"{PREFIX}SERVER__STORE", "PGPASSWORD", "PGPASSFILE")
 """How the server may be told the way into its database: nobody else's business."""
@@ -103,6 +106,11 @@ def _parsed(value: str) -> Any:
         return value
 
 
+def notify_address() -> str:
+    """Return where a service manager wants to be told that we are ready (`sd_notify(3)`); empty when nobody does."""
+    return os.environ.get(NOTIFY_VARIABLE, "")
+
+
 def search_path() -> str:
     """Return the PATH of this process: where a runner looks for the commands of its agents, and what they see."""
     return os.environ.get("PATH", os.defpath)
@@ -112,7 +120,7 @@ def runner_environment() -> dict[str, str]:
     """Return the environment of a local runner: ours without what a caller would get in with, which is not its own."""
     from agenthive.access import VARIABLES
 
-    ours = {*VARIABLES.values(), *DATABASE_VARIABLES}
+    ours = {*VARIABLES.values(), *DATABASE_VARIABLES, NOTIFY_VARIABLE}
     return {name: value for name, value in os.environ.items() if name not in ours}
 
 

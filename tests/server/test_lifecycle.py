@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from agenthive_server.kernel.clock import ManualClock, settle
 from agenthive_server.kernel.health import Status
-from agenthive_server.lifecycle import Loops
+from agenthive_server.lifecycle import Loops, tell_manager
+from agenthive_server.testing.harness import ServerProcess
 
 
 async def test_a_loop_that_fails_is_told_logged_and_started_again(caplog: pytest.LogCaptureFixture) -> None:
@@ -39,3 +43,23 @@ async def test_a_loop_that_fails_is_told_logged_and_started_again(caplog: pytest
     assert starts == 2
     await loops.stop()
     assert quiet.is_set()
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+async def test_a_service_manager_is_told_when_it_serves_and_when_it_stops(tmp_path: Path, abstract: bool) -> None:
+    name = f"@hive-{uuid4().hex}" if abstract else str(tmp_path / "manager")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind("\0" + name[1:] if abstract else name)
+        manager.settimeout(10)
+        server = ServerProcess(tmp_path / "data")
+        server.settings["NOTIFY_SOCKET"] = name
+        await server.start()
+        assert await asyncio.to_thread(manager.recv, 64) == b"READY=1"
+        stopping = asyncio.create_task(server.stop())
+        assert await asyncio.to_thread(manager.recv, 64) == b"STOPPING=1"
+        assert await stopping == 0
+
+
+def test_a_service_manager_that_is_gone_is_no_trouble(tmp_path: Path) -> None:
+    tell_manager(str(tmp_path / "nobody"), "READY=1")
+    tell_manager("", "READY=1")

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from google.protobuf import struct_pb2
+from google.protobuf import struct_pb2, wrappers_pb2
 
 from agenthive.connection import Connection, new_request_id
 from agenthive.v1 import orchestrator_service_pb2 as orchestrator
@@ -14,9 +14,14 @@ from agenthive.v1 import plugin_service_pb2 as plugin
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
 
+    import grpc
+
     from agenthive.payload import JsonValue
     from agenthive.v1.orchestrator_service_pb2 import HealthCheckResponse, Metric
     from agenthive.v1.plugin_service_pb2 import Plugin
+
+
+_SERVING: Final = 1
 
 
 class OperationCalls(Connection):
@@ -25,6 +30,17 @@ class OperationCalls(Connection):
     async def health(self, *, timeout: float | None = None) -> HealthCheckResponse:
         """Return how the server and its components are."""
         return await self._call(self._orchestrator.HealthCheck, orchestrator.HealthCheckRequest(), timeout)
+
+    async def serving(self, name: str = "", *, timeout: float | None = None) -> bool:
+        """Say whether a name may receive traffic, as load balancers ask it (grpc.health.v1); no token is needed.
+
+        Empty is the server as a whole, others are `readiness`, `liveness` and each service. Raises NotFound for a name
+        nobody knows. It does not wait for a server that is away.
+        """
+        ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary("/grpc.health.v1.Health/Check")
+        # Messages of one field, number 1; these have the same bytes, and no stubs are needed.
+        request = wrappers_pb2.StringValue(value=name).SerializeToString()
+        return wrappers_pb2.Int32Value.FromString(await self._call(ask, request, timeout)).value == _SERVING
 
     async def metrics(self, name_prefix: str = "", *, timeout: float | None = None) -> Sequence[Metric]:
         """Return the server's counters and gauges whose name begins so, by name."""

@@ -31,8 +31,14 @@ def health(
         float | None,
         typer.Option("--wait", metavar="SECONDS", parser=duration, help="Wait so long for it to serve."),
     ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option("--probe", metavar="NAME", help="Only ask whether a name serves, as load balancers do."),
+    ] = None,
 ) -> None:
     """Say how the server and its parts are.
+
+    --probe asks for readiness, liveness or a service, and needs no token: for health checks of containers.
 
     Exit 0 when it serves, 1 with --strict when it is degraded, 2 when it is down, draining or out of reach.
 
@@ -40,9 +46,12 @@ def health(
     Examples:
       hive health --wait 30 && hive run build
       hive health --strict -o json | jq .components
+      hive health --probe readiness
     """
     settings = settings_of(context)
     terminal = Terminal(settings)
+    if probe is not None:
+        raise typer.Exit(_probe(settings, terminal, probe))
     try:
         answer, failure = asyncio.run(_ask(settings, 0.0 if wait is None else wait))
     except KeyboardInterrupt:
@@ -56,6 +65,27 @@ def health(
         text = str(failure) if isinstance(failure, Failure) else sentence(failure)
         terminal.fail(text, failure_document(failure))
     raise typer.Exit(2)
+
+
+def _probe(settings: Settings, terminal: Terminal, name: str) -> int:
+    """Show whether a name serves; return the exit code."""
+    from rich.text import Text
+
+    from agenthive.errors import HiveError
+
+    try:
+        serves = asyncio.run(_serving(settings, name))
+    except (HiveError, Failure) as error:
+        terminal.fail(str(error) if isinstance(error, Failure) else sentence(error), failure_document(error))
+        return 2
+    terminal.show({"name": name, "serving": serves}, lambda: Text("SERVING" if serves else "NOT_SERVING"))
+    return 0 if serves else 2
+
+
+async def _serving(settings: Settings, name: str) -> bool:
+    async with open_client(settings) as client:
+        await reach(client, settings)
+        return await client.serving(name, timeout=min(client.timeout, 5.0))
 
 
 async def _ask(settings: Settings, wait: float) -> tuple[HealthCheckResponse | None, Failure | HiveError | None]:

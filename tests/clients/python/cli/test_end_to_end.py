@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from agenthive import Client
 from agenthive_server.testing.harness import ServerProcess, open_process
+from agenthive_server.testing.waiting import eventually
 
 HIVE = (sys.executable, "-c", "import sys; from agenthive.cli.app import main; sys.exit(main())")
 UPPER = (
@@ -61,6 +63,28 @@ async def server(tmp_path: Path) -> AsyncIterator[ServerProcess]:
 @pytest.fixture
 def hive(server: ServerProcess) -> Shell:
     return Shell(server.target)
+
+
+async def test_a_probe_asks_as_a_load_balancer_does(tmp_path: Path) -> None:
+    async with open_process(tmp_path / "data", settings={"server.drain_delay_seconds": 60}) as server:
+        hive = Shell(server.target)
+        assert await hive("health", "--probe", "readiness") == Ended(0, "SERVING\n", "")
+        unknown = await hive("health", "--probe", "nobody")
+        assert (unknown.code, "SERVICE_NOT_FOUND" in unknown.err) == (2, True)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGTERM)
+        async with Client(server.target) as client:
+            await eventually(lambda: _draining(client))
+        assert await hive("health", "--probe", "readiness") == Ended(2, "NOT_SERVING\n", "")
+        alive = await hive("health", "--probe", "liveness", "-o", "json")
+        assert (alive.code, json.loads(alive.out)) == (0, {"name": "liveness", "serving": True})
+        await server.kill()
+        gone = await hive("health", "--probe", "liveness")
+        assert (gone.code, "no connection to" in gone.err) == (2, True)
+
+
+async def _draining(client: Client) -> bool:
+    return not await client.serving()
 
 
 async def test_an_agent_is_spawned_works_and_is_stopped(hive: Shell) -> None:
