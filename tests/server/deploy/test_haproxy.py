@@ -25,6 +25,7 @@ from agenthive.v1 import (
 from agenthive.v1 import orchestrator_service_pb2 as pb
 from agenthive_server.authority import Authority
 from agenthive_server.kernel.clock import SystemClock
+from agenthive_server.kernel.limits import Limits
 from agenthive_server.rpc.policy import POLICIES
 from agenthive_server.testing.harness import free_port, open_sdk_workers
 from agenthive_server.testing.waiting import eventually
@@ -83,6 +84,19 @@ def test_no_timeout_is_shorter_than_the_longest_call(deploy: Path) -> None:
         hours = re.search(rf"^    timeout {side} (\d+)h$", text, re.MULTILINE)
         assert hours
         assert int(hours[1]) * 3_600 > longest
+
+
+def test_a_replica_that_lost_its_network_is_given_up_before_leases_end(deploy: Path) -> None:
+    text = (deploy / "haproxy.cfg").read_text()
+    servers = re.findall(r"^    server .*$", text, re.MULTILINE)
+    assert len(servers) == 6
+    # For what was sent and stays unanswered. On every line: of `default-server` it is not taken.
+    unanswered = {int(found[1]) for line in servers if (found := re.search(r" tcp-ut (\d+)s", line))}
+    assert all(" tcp-ut " in line for line in servers)
+    probes = {name: int(n) for name, n in re.findall(r"srvtcpka-(\w+) (\d+)", text)}
+    silent = probes["idle"] + probes["intvl"] * probes["cnt"]
+    limits = Limits()
+    assert max(limits.heartbeat_interval + max(unanswered), silent) < limits.reconnect_grace
 
 
 # What the check sees ------------------------------------------------------------------------------------------------
