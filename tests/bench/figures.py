@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.bench.figure import Figure
 from tests.bench.plugins import plugins
+from tests.bench.replicas import replicas
 from tests.bench.side_by_side import ROOT, Process, echo_server, hive, load, sync_cost
 
 ROUNDS = 3
@@ -142,6 +143,7 @@ FIGURES: dict[str, Callable[[], Iterator[Figure]]] = {
     "chain": chain,
     "busy": busy,
     "plugins": plugins,
+    "replicas": replicas,
 }
 
 

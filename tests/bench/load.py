@@ -23,6 +23,7 @@ from agenthive.v1 import payload_pb2, task_pb2, worker_service_pb2
 from agenthive.v1 import worker_service_pb2_grpc as worker_grpc
 
 CONNECTIONS = 4
+SLOTS = 1_000
 MOST_RESULTS = 500
 """Results in a frame, each with its acceptance: a frame holds 1,024 items."""
 
@@ -70,8 +71,9 @@ async def closed_loop(call: Call, seconds: float, in_flight: int, warm: float = 
 
 
 def channels(target: str) -> list[grpc.aio.Channel]:
-    """Return connections of their own."""
-    return [grpc.aio.insecure_channel(target, options=OPTIONS) for _ in range(CONNECTIONS)]
+    """Return connections of their own, spread over the targets where there are several (`A,B`)."""
+    targets = itertools.cycle(target.split(","))
+    return [grpc.aio.insecure_channel(next(targets), options=OPTIONS) for _ in range(CONNECTIONS)]
 
 
 async def echo(target: str, seconds: float, in_flight: int) -> dict[str, float]:
@@ -92,18 +94,41 @@ async def echo(target: str, seconds: float, in_flight: int) -> dict[str, float]:
     return await closed_loop(call, seconds, in_flight)
 
 
+class Results:
+    """The tasks whose results were acknowledged, whichever worker had them."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, asyncio.Future[None]] = {}
+        self._finished: set[str] = set()
+
+    def note(self, names: list[str]) -> None:
+        """Note that the results of tasks were acknowledged."""
+        for name in names:
+            future = self._waiting.pop(name, None)
+            if future is None:
+                self._finished.add(name)
+            elif not future.done():
+                future.set_result(None)
+
+    async def of(self, task_id: str) -> None:
+        """Wait until the result of a task was acknowledged."""
+        if task_id in self._finished:
+            self._finished.discard(task_id)
+            return
+        self._waiting[task_id] = asyncio.get_running_loop().create_future()
+        await self._waiting[task_id]
+
+
 class Worker:
     """A worker that answers every assignment with accept and result in the next frame."""
 
-    def __init__(self, channel: grpc.aio.Channel, agent_id: str, slots: int) -> None:
+    def __init__(self, channel: grpc.aio.Channel, agent_id: str, slots: int, results: Results) -> None:
         self._stub = worker_grpc.WorkerServiceStub(channel)
         self._agent_id = agent_id
         self._slots = slots
-        self.waiting: dict[str, asyncio.Future[None]] = {}
-        self.finished: set[str] = set()
+        self._results = results
         self._unacknowledged: dict[int, list[str]] = {}
         self.ready = asyncio.Event()
-        self.leases = 0
 
     async def run(self) -> None:
         """Serve one session until cancelled."""
@@ -130,7 +155,7 @@ class Worker:
                 elif which == "welcome":
                     self.ready.set()
             for acknowledged in [n for n in self._unacknowledged if n <= frame.acknowledged_frame]:
-                self._finish(self._unacknowledged.pop(acknowledged))
+                self._results.note(self._unacknowledged.pop(acknowledged))
             for start in range(0, len(names), MOST_RESULTS):
                 number += 1
                 self._unacknowledged[number] = names[start : start + MOST_RESULTS]
@@ -142,37 +167,22 @@ class Worker:
                     )
                 )
 
-    def _finish(self, names: list[str]) -> None:
-        self.leases += len(names)
-        for name in names:
-            future = self.waiting.pop(name, None)
-            if future is None:
-                self.finished.add(name)
-            elif not future.done():
-                future.set_result(None)
-
-    async def result(self, task_id: str) -> None:
-        """Wait until the server has acknowledged the result of a task."""
-        if task_id in self.finished:
-            self.finished.discard(task_id)
-            return
-        self.waiting[task_id] = asyncio.get_running_loop().create_future()
-        await self.waiting[task_id]
-
 
 async def delegate(target: str, seconds: float, in_flight: int, batch: int = 1) -> dict[str, float]:
     """Measure from DelegateTask(s) to the acknowledged result, tasks counted."""
     links = channels(target)
     stubs = [orchestrator_grpc.OrchestratorServiceStub(link) for link in links]
     run = f"{time.time_ns():x}"
-    worker = Worker(grpc.aio.insecure_channel(target, options=OPTIONS), f"bench-{run}", max(1_000, in_flight * batch))
-    worker._slots = 1_000
-    session = asyncio.create_task(worker.run())
-    await worker.ready.wait()
+    results = Results()
+    sessions: list[asyncio.Task[None]] = []
+    for place, each in enumerate(target.split(",")):
+        worker = Worker(grpc.aio.insecure_channel(each, options=OPTIONS), f"bench-{run}-{place}", SLOTS, results)
+        sessions.append(asyncio.create_task(worker.run()))
+        await worker.ready.wait()
 
     async def one(number: int) -> int:
         response = await stubs[number % CONNECTIONS].DelegateTask(request(number, run))
-        await worker.result(response.task.task_id)
+        await results.of(response.task.task_id)
         return 1
 
     async def many(number: int) -> int:
@@ -181,11 +191,12 @@ async def delegate(target: str, seconds: float, in_flight: int, batch: int = 1) 
         response = await stubs[number % CONNECTIONS].DelegateTasks(
             pb.DelegateTasksRequest(request_id=single.request_id, tasks=tasks)
         )
-        await asyncio.gather(*(worker.result(task.task_id) for task in response.tasks))
+        await asyncio.gather(*(results.of(task.task_id) for task in response.tasks))
         return batch
 
     measured = await closed_loop(one if batch == 1 else many, seconds, in_flight)
-    session.cancel()
+    for session in sessions:
+        session.cancel()
     return measured
 
 

@@ -73,8 +73,12 @@ async def _publish(link: grpc.aio.Channel, tasks: int) -> None:
 
 
 async def pace(target: str, subscribers: int, seconds: float) -> dict[str, float]:
-    """Publish 1,000 events a second in groups of ten; measure from each event's commit until each subscriber has it."""
-    links = channels(target)
+    """Publish 1,000 events a second in groups of ten; measure from each event's commit until each subscriber has it.
+
+    Of two targets (`A,B`) the first is published to, and the second read from.
+    """
+    writing, reading = target.split(",", maxsplit=1)[0], target.rsplit(",", maxsplit=1)[-1]
+    links = channels(reading)
     latencies: list[float] = []
     begin = time.time() + 1.0
 
@@ -92,7 +96,7 @@ async def pace(target: str, subscribers: int, seconds: float) -> dict[str, float
     spec = request(0, "pace").spec
     spec.required_capabilities.append("nobody-has-this")
     group = pb.DelegateTasksRequest(tasks=[pb.NewTask(spec=spec)] * 10)
-    publisher = orchestrator_grpc.OrchestratorServiceStub(grpc.aio.insecure_channel(target, options=OPTIONS))
+    publisher = orchestrator_grpc.OrchestratorServiceStub(grpc.aio.insecure_channel(writing, options=OPTIONS))
     clock = asyncio.get_running_loop().time
     due, end = clock(), clock() + seconds + 0.5
     while due < end:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,16 +86,22 @@ def hive(*arguments: str, data_dir: str | None = None, env: dict[str, str] | Non
             process.popen.wait()
 
 
-def load(kind: str, server: Process, seconds: float, in_flight: int, batch: int = 1) -> dict[str, float]:
-    """Run a load process against a server; adds the server's CPU per operation in seconds."""
-    before = server.cpu
-    command = [sys.executable, "-m", "tests.bench.load", kind, server.target, str(seconds), str(in_flight), str(batch)]
+def load_all(kind: str, servers: Sequence[Process], seconds: float, in_flight: int, batch: int = 1) -> dict[str, float]:
+    """Run a load process against replicas; adds the CPU of all of them per operation in seconds."""
+    before = sum(server.cpu for server in servers)
+    targets = ",".join(server.target for server in servers)
+    command = [sys.executable, "-m", "tests.bench.load", kind, targets, str(seconds), str(in_flight), str(batch)]
     finished = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
-    # The warm-up is in the server's time as well; it runs at the same rate.
+    # The warm-up is in the servers' time as well; it runs at the same rate.
     scale = measured["seconds"] / (measured["seconds"] + 0.5)
-    measured["cpu"] = (server.cpu - before) * scale / max(1.0, measured["operations"])
+    measured["cpu"] = (sum(server.cpu for server in servers) - before) * scale / max(1.0, measured["operations"])
     return measured
+
+
+def load(kind: str, server: Process, seconds: float, in_flight: int, batch: int = 1) -> dict[str, float]:
+    """Run a load process against a server; adds the server's CPU per operation in seconds."""
+    return load_all(kind, [server], seconds, in_flight, batch)
 
 
 def sync_cost(folder: Path, times: int = 60) -> float:
