@@ -1,8 +1,8 @@
 """One memory among several: what other replicas committed is taken over, in the order of the commits.
 
 What this replica commits is in its memory at once; what it tells of (`announce`) waits its turn, so that everybody here
-hears of all changes in the order of the log. What others commit is named by the feed and read from the store, which may
-show it newer than it was then; a revision that is known already changes nothing.
+hears of all changes in the order of the log. What others commit comes with the feed; long records are only named there
+and read from the store, which may show them newer than they were then. A revision that is known changes nothing.
 
 Nobody here relies on the memory being up to date: a change built on an old state is a conflict. What no conflict would
 catch, reads and refusals, waits for `fresh` first.
@@ -18,10 +18,10 @@ from typing import Final, NamedTuple
 
 from .changes import ChangeSet
 from .clock import Clock
-from .errors import CursorCompacted, KernelError, StoreUnavailable
+from .errors import KernelError, StoreUnavailable
 from .events import Event
 from .memory import Memory
-from .ports import Change, Feed, Store
+from .ports import Change, Feed, Store, Touched
 from .records import Key, Kind, Record, Ref
 
 LOOK_EVERY: Final = 1.0
@@ -33,7 +33,8 @@ PAUSE: Final = 0.1
 READ: Final = 500
 """Records read at once."""
 
-EVENTS: Final = 2_000
+PACE: Final = 0.004
+"""Seconds between two looks at what others commit, so that under load one look serves many groups."""
 
 FOLLOWED: Final = (Kind.SESSION, Kind.AGENT, Kind.MESSAGE, Kind.BROADCAST, Kind.CURSOR, Kind.TASK)
 """What fills the memory, with the progress of the tasks."""
@@ -68,6 +69,7 @@ class Following:
         self._asked: list[asyncio.Future[None]] = []
         self._woken = asyncio.Event()
         self._rung = 0
+        self._looked = float("-inf")
         self.failing = ""
         # How often the memory was filled anew because too much was missed.
         self.refills = 0
@@ -173,7 +175,11 @@ class Following:
             finally:
                 sleep.cancel()
                 woken.cancel()
+        pause = self._looked + PACE - self._clock.monotonic()
+        if pause > 0 and not self._asked:
+            await self._clock.sleep(pause)
         self._woken.clear()
+        self._looked = self._clock.monotonic()
 
     async def catch_up(self, until: int) -> None:
         """Follow the feed until nothing more is in it, and at least to a group. Raises `StoreUnavailable`."""
@@ -195,31 +201,33 @@ class Following:
             self._turn()
 
     async def _take(self, found: Sequence[Change]) -> None:
-        last: dict[Ref, int] = {}
-        anew: set[Ref] = set()
-        for change in found:
-            for ref, revision in change.touched:
-                last[ref] = revision
-                if not revision:
-                    anew.add(ref)
-        read = await self._read([ref for ref, revision in last.items() if revision and self._unknown(ref, revision)])
-        events = await self._events(found[-1].head)
-        if found[0].number != self.group + 1:
-            # It had its turn while this was read.
-            return
+        """Take over what some groups did, and tell of it."""
+        last, anew = _last(found)
+        records: dict[Ref, Record | None] = {}
+        unread: list[Ref] = []
+        for ref, touched in last.items():
+            known = self._memory.committed(ref)
+            if touched.revision <= 0 or (known is not None and known.revision >= touched.revision and ref not in anew):
+                continue
+            record = records[ref] = self._feed.record(touched, known)
+            if record is None:
+                unread.append(ref)
+        if unread:
+            records.update(await self._read(unread))
+            if found[0].number != self.group + 1:
+                # It had its turn while this was read.
+                return
         newer, memory = self._newer(found[-1].number), self._memory
-        for ref in last:
+        for ref, touched in last.items():
             if ref in newer:
                 continue
-            if ref in anew or ref in read:
-                memory.follow(ref, read.get(ref), anew=ref in anew)
+            if touched.revision < 0:
+                memory.close(ref, -touched.revision)
+            elif ref in records or not touched.revision:
+                memory.follow(ref, records.get(ref), anew=ref in anew)
         memory.followed()
-        self._pass(found[-1].number, events)
+        self._pass(found[-1].number, [event for change in found for event in change.events])
         self.head = max(self.head, found[-1].head)
-
-    def _unknown(self, ref: Ref, revision: int) -> bool:
-        known = self._memory.committed(ref)
-        return known is None or known.revision < revision
 
     async def _read(self, refs: Sequence[Ref]) -> dict[Ref, Record | None]:
         by_kind: dict[Kind, list[Key]] = {}
@@ -232,19 +240,22 @@ class Following:
                 found.update(zip(((kind, key) for key in some), await self._store.get(kind, some), strict=True))
         return found
 
-    async def _events(self, head: int) -> list[Event]:
-        """Return what happened since, up to a place in the log; those that are gone already are left out."""
-        found: list[Event] = []
-        after = self.head
-        while after < head:
-            try:
-                read = await self._store.read_events(after, EVENTS)
-            except CursorCompacted:
-                after = (await self._store.bounds()).oldest - 1
-                continue
-            found += [event for event in read if event.sequence <= head]
-            after = read[-1].sequence if read else head
-        return found
+
+def _last(found: Sequence[Change]) -> tuple[dict[Ref, Touched], set[Ref]]:
+    """Return what was done last to each record, and those that were removed on the way."""
+    last: dict[Ref, Touched] = {}
+    anew: set[Ref] = set()
+    for change in found:
+        for touched in change.touched:
+            ref = touched.ref
+            before = last.get(ref)
+            if not touched.revision:
+                anew.add(ref)
+            elif before is not None and before.spec and not touched.spec:
+                # A specification is written once.
+                touched = touched._replace(spec=before.spec)
+            last[ref] = touched
+    return last, anew
 
 
 def _fail(futures: Iterable[asyncio.Future[None]], error: KernelError) -> None:

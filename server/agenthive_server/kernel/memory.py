@@ -216,6 +216,19 @@ class Memory:
             # It was reopened and is over again, or was never open here.
             self._recent.pop(ref, None)
 
+    def close(self, ref: Ref, revision: int) -> None:
+        """Take over that another replica ended a record with a revision: who wants to see it reads the store."""
+        flight = self._flights.get(ref)
+        known = flight.committed if flight is not None else self.latest(ref)
+        if known is None or known.revision >= revision:
+            return
+        if flight is not None:
+            flight.committed = None
+            return
+        self._change(ref, None)
+        if ref[0] is Kind.TASK:
+            self._latest[Kind.PROGRESS].pop(ref[1], None)
+
     def followed(self) -> None:
         """Let those who listen hear that what was followed is whole."""
         self.moves += 1

@@ -134,15 +134,27 @@ class Store(Protocol):
         """How long making commits durable took, in seconds; nothing where that is not done."""
 
 
+class Touched(NamedTuple):
+    """What a group did to one record of those that replicas keep in memory."""
+
+    ref: Ref
+    revision: int
+    """The new one; 0 when it was removed, negative when it is over with that revision, and need not be in memory."""
+    body: bytes = b""
+    spec: bytes = b""
+    """How it was written, for `Feed.record`."""
+
+
 class Change(NamedTuple):
-    """What one group of change sets did to the rows that replicas keep in memory."""
+    """What one group of change sets did and told."""
 
     number: int
     """Groups of a log are counted from 1, without holes."""
     head: int
     """Where the log stood afterwards."""
-    touched: Sequence[tuple[Ref, int]]
-    """Which rows, with their new revision, 0 for a removal; in order."""
+    touched: Sequence[Touched]
+    """In order; a record that was removed and made anew is in it twice."""
+    events: Sequence[Event]
 
 
 class Feed(Protocol):
@@ -166,6 +178,9 @@ class Feed(Protocol):
 
         They do not begin with `after + 1` where that is not known any more.
         """
+
+    def record(self, touched: Touched, known: Record | None) -> Record | None:
+        """Return a record as a group wrote it, given the state of it that is known; None when it has to be read."""
 
 
 class StoreUnusable(Exception):

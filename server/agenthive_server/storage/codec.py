@@ -83,6 +83,12 @@ def pack_spec(task: Task) -> bytes:
     return _SPEC.pack(task.spec)
 
 
+def unpack_task(namespace: str, id: str, revision: int, body: bytes, spec: TaskSpec) -> Record:  # noqa: A002 - the column's name
+    """Return a task of which the specification is known already; raises `Unreadable`."""
+    record: Record = _BODIES[Kind.TASK].unpack(body, namespace=namespace, id=id, revision=revision, spec=spec)
+    return record
+
+
 def unpack(kind: Kind, namespace: str, id: str, revision: int, body: bytes, spec: bytes | None = None) -> Record:  # noqa: A002 - the column's name
     """Return the record of a row; raises `Unreadable`."""
     others: dict[str, Any] = {"namespace": namespace, "id": id, "revision": revision}

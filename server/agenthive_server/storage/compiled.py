@@ -5,7 +5,7 @@ TABLES: list[str] = [
     '\nCREATE TABLE blob (\n\tnamespace TEXT NOT NULL, \n\tid TEXT NOT NULL, \n\tsize BIGINT NOT NULL, \n\tcontent_type TEXT NOT NULL, \n\tcreate_time DOUBLE NOT NULL, \n\tupload_id TEXT NOT NULL, \n\tPRIMARY KEY (namespace, id)\n)\n\n',
     '\nCREATE TABLE blob_chunk (\n\tupload_id TEXT NOT NULL, \n\tnumber INTEGER NOT NULL, \n\tcontent BLOB NOT NULL, \n\tPRIMARY KEY (upload_id, number)\n)\n\n',
     '\nCREATE TABLE broadcast (\n\tnamespace TEXT NOT NULL, \n\tid TEXT NOT NULL, \n\trevision BIGINT NOT NULL, \n\trole TEXT, \n\tcreate_time DOUBLE, \n\tdue_time DOUBLE, \n\tbody BLOB NOT NULL, \n\tPRIMARY KEY (namespace, id)\n)\n WITHOUT ROWID\n\n',
-    '\nCREATE TABLE change (\n\tgroup_count INTEGER NOT NULL, \n\thead BIGINT NOT NULL, \n\ttouched BLOB NOT NULL, \n\tPRIMARY KEY (group_count)\n)\n\n',
+    '\nCREATE TABLE change (\n\tgroup_count INTEGER NOT NULL, \n\thead BIGINT NOT NULL, \n\ttime DOUBLE NOT NULL, \n\ttouched BLOB NOT NULL, \n\tPRIMARY KEY (group_count)\n)\n\n',
     '\nCREATE TABLE cursor (\n\tnamespace TEXT NOT NULL, \n\tid TEXT NOT NULL, \n\trevision BIGINT NOT NULL, \n\tbody BLOB NOT NULL, \n\tPRIMARY KEY (namespace, id)\n)\n WITHOUT ROWID\n\n',
     '\nCREATE TABLE event (\n\tlast INTEGER NOT NULL, \n\tfirst BIGINT NOT NULL, \n\ttime DOUBLE NOT NULL, \n\tbody BLOB NOT NULL, \n\tPRIMARY KEY (last)\n)\n\n',
     '\nCREATE TABLE message (\n\tnamespace TEXT NOT NULL, \n\tid TEXT NOT NULL, \n\trevision BIGINT NOT NULL, \n\tagent_id TEXT, \n\tcreate_time DOUBLE, \n\tstate TEXT, \n\tdue_time DOUBLE, \n\tbody BLOB NOT NULL, \n\tPRIMARY KEY (namespace, id)\n)\n WITHOUT ROWID\n\n',

@@ -95,13 +95,14 @@ EVENT = Table(
     Column("body", LargeBinary(), nullable=False),
 )
 
-# What each group changed, for the memory of other replicas: which rows, and where the log stood afterwards. Written
-# where a database has several servers, and kept for as long as one of them may be behind.
+# What each group changed and told, for the memory of other replicas: in one place, so that they read it in one go.
+# Written where a database has several servers, and kept for as long as one of them may be behind.
 CHANGE = Table(
     "change",
     metadata,
     Column("group_count", _NUMBER, primary_key=True, autoincrement=False),
     Column("head", BigInteger(), nullable=False),
+    Column("time", Double(), nullable=False),
     Column("touched", LargeBinary(), nullable=False),
 )
 

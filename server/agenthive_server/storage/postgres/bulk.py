@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from agenthive_server.kernel.changes import ChangeSet
-from agenthive_server.kernel.records import Kind, Ref
+from agenthive_server.kernel.records import Kind, Record, Ref
 from agenthive_server.storage.codec import pack_events
 from agenthive_server.storage.fold import Fold, Rows
 from agenthive_server.storage.rows import insert_row, update_row
 
 from . import texts
 from .dial import Row
-from .feed import pack_touched
+from .feed import Notes
 
 Columns = list[Sequence[Any]]
 
@@ -60,24 +60,28 @@ def build(
         by_kind.setdefault(kind, Rows()).checks.append((key, revision))
     parts: list[texts.Part] = []
     columns: Columns = []
+    notes = Notes()
     for kind in sorted(by_kind):
-        for deed, rows in _deeds(kind, by_kind[kind]):
+        for deed, records, rows in _deeds(kind, by_kind[kind]):
             parts.append((kind, deed))
             columns += zip(*rows, strict=True)
+            notes.add(kind, deed, records, rows)
     told = [changes for changes in members if changes.events]
     if not told and fold.empty:
         return Bulk(texts.comparing(tuple(parts)), columns, told, written=False)
     if told:
-        columns += _events(told)
+        events = _events(told)
+        columns += zip(*events, strict=True)
+        notes.events = events
     text = texts.writing(tuple(parts), told=bool(told), ring=bool(told and channel))
-    fixed = [now, channel, sum(len(changes.events) for changes in told), pack_touched(by_kind)]
+    fixed = [now, channel, sum(len(changes.events) for changes in told), notes.pack()]
     return Bulk(text, [*fixed, *columns], told, written=True)
 
 
-def _deeds(kind: Kind, rows: Rows) -> Iterator[tuple[str, Iterable[Sequence[Any]]]]:
-    """Yield what is to be done to a table, each with its rows; the order of their values is in `texts.py`."""
+def _deeds(kind: Kind, rows: Rows) -> Iterator[tuple[str, Sequence[Record], Sequence[Sequence[Any]]]]:
+    """Yield what is to be done to a table: the records written, and the rows with values in the order of `texts.py`."""
     if rows.checks:
-        yield "check", [(*key, before) for key, before in rows.checks]
+        yield "check", (), [(*key, before) for key, before in rows.checks]
     new, to_new_row = rows.inserts, insert_row(kind)
     if rows.deletes:
         gone = dict(rows.deletes)
@@ -85,14 +89,14 @@ def _deeds(kind: Kind, rows: Rows) -> Iterator[tuple[str, Iterable[Sequence[Any]
         back = [record for record in new if record.key in gone]
         new = [record for record in new if record.key not in gone]
         if back:
-            yield "replace", [(*to_new_row(record), gone.pop(record.key)) for record in back]
+            yield "replace", back, [(*to_new_row(record), gone.pop(record.key)) for record in back]
         if gone:
-            yield "delete", [(*key, before) for key, before in gone.items()]
+            yield "delete", (), [(*key, before) for key, before in gone.items()]
     if new:
-        yield "insert", map(to_new_row, new)
+        yield "insert", new, [to_new_row(record) for record in new]
     if rows.updates:
         to_row = update_row(kind)
-        yield "update", [to_row(record, before) for record, before in rows.updates]
+        yield "update", [record for record, _ in rows.updates], [to_row(*update) for update in rows.updates]
 
 
 def read(rows: Sequence[Row]) -> Written | dict[Ref, int]:
@@ -103,13 +107,13 @@ def read(rows: Sequence[Row]) -> Written | dict[Ref, int]:
     return {(Kind(kind), (namespace, name)): revision for kind, namespace, name, revision, *_ in rows}
 
 
-def _events(members: Sequence[ChangeSet]) -> Columns:
-    """Return the events of change sets with places counted from the head of the log, which the statement knows."""
+def _events(members: Sequence[ChangeSet]) -> list[tuple[int, int, bytes]]:
+    """Return the rows of events, with places counted from the head of the log, which only the statement knows."""
     rows, last = [], 0
     for changes in members:
         first, last = last + 1, last + len(changes.events)
         rows.append((last, first, pack_events(changes.events)))
-    return list(zip(*rows, strict=True))
+    return rows
 
 
 # What is stored of the rows a group names

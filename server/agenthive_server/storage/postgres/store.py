@@ -12,7 +12,7 @@ from agenthive_server.kernel.changes import ChangeSet, Outcome
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.events import Event
-from agenthive_server.kernel.ports import BlobInfo, Change, LogBounds, Query, StoreUnusable
+from agenthive_server.kernel.ports import BlobInfo, Change, LogBounds, Query, StoreUnusable, Touched
 from agenthive_server.kernel.records import Key, Kind, Record
 from agenthive_server.storage.address import shown
 from agenthive_server.telemetry import Histogram
@@ -182,6 +182,10 @@ class PostgresStore:
         """Return some of the groups after one, in order; what is too long ago is not known any more."""
         last = sys.maxsize if until is None else until
         return await self._readers.call(partial(feed.changes, after=after, until=last, limit=CHANGES_AT_ONCE))
+
+    def record(self, touched: Touched, known: Record | None) -> Record | None:
+        """Return a record as a group wrote it, given the state of it that is known; None when it has to be read."""
+        return feed.record(touched, known)
 
     @property
     def channel(self) -> str:

@@ -80,8 +80,8 @@ _MOVED: Final = (
 
 
 _NOTED: Final = (
-    "noted AS (INSERT INTO change (group_count, head, touched)"
-    " SELECT gate.group_count + 1, gate.head + $3::bigint, $4::bytea FROM gate)"
+    "noted AS (INSERT INTO change (group_count, head, time, touched)"
+    " SELECT gate.group_count + 1, gate.head + $3::bigint, gate.time, $4::bytea FROM gate)"
 )
 
 

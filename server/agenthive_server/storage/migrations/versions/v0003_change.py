@@ -1,4 +1,4 @@
-"""Which rows each group of changes touched, for replicas that follow each other."""
+"""What each group of changes did and told, for replicas that follow each other."""
 
 from __future__ import annotations
 
@@ -19,5 +19,6 @@ def upgrade() -> None:
             "group_count", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), primary_key=True, autoincrement=False
         ),
         sa.Column("head", sa.BigInteger(), nullable=False),
+        sa.Column("time", sa.Double(), nullable=False),
         sa.Column("touched", sa.LargeBinary(), nullable=False),
     )
