@@ -35,6 +35,8 @@ class Index:
         self.leases_by_session = _sets()
         self.agents_by_session = _sets()
         self.agents_by_runner = _sets()
+        # Sessions of runners, few among many.
+        self.runners: dict[Key, None] = {}
         self.children = _sets()
         self.dependents = _sets()
         self.mail_by_agent = _sets()
@@ -204,6 +206,10 @@ class Index:
     def _session(self, key: Key, session: Session | None) -> None:
         for agent_key in self.agents_by_session.get(key, {}):
             self._into_pool(agent_key, self.memory.agent(agent_key))
+        if session is None:
+            self.runners.pop(key, None)
+        elif session.runner is not None:
+            self.runners[key] = None
         if session is None or session.runner is not None:
             for agent_key in self.agents_by_runner.get(key, {}):
                 self.unsettled_agents[agent_key] = None

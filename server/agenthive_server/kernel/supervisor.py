@@ -127,7 +127,7 @@ class Supervisor:
 
     def runners(self) -> list[Session]:
         """Return the sessions of runners, in contact or not."""
-        return [session for session in self._memory.all(Session) if session.runner is not None]
+        return [session for key in self._index.runners if (session := self._memory.session(key)) is not None]
 
     def _open_runners(self) -> list[Session]:
         return [session for session in self.runners() if session.state is SessionState.OPEN and not session.draining]

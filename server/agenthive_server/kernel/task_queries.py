@@ -20,6 +20,8 @@ from .tasks import Progress, Strategy, Task, TaskSpec, TaskState
 ATTENTION = frozenset({TaskState.REPORTED, TaskState.INPUT_REQUIRED})
 WAKING = TERMINAL_EVENTS | {EventType.TASK_REPORTED, EventType.TASK_INPUT_REQUESTED}
 MAX_CANDIDATES = 1_000
+LOOKED_AT = 500
+"""Agents looked at in one turn of the loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,9 @@ class TaskQueries:
         need = requirement_of(task, self._clock.now())
         strategy = task.spec.strategy or pool.default_strategy
         found: list[RoutingCandidate] = []
-        for agent in pool.agents_of(namespace):
+        for number, agent in enumerate(list(pool.agents_of(namespace)), 1):
+            if number % LOOKED_AT == 0:
+                await asyncio.sleep(0)
             words = tuple(exclusions(need, agent))
             points = 0.0 if words else score(strategy, need, task.spec.priority, agent)
             if not words:

@@ -170,6 +170,7 @@ class Checks:
             is_now = {key: set(members) for key, members in getattr(index, name).items() if members}
             should = {key: set(members) for key, members in getattr(fresh, name).items() if members}
             assert is_now == should, f"{name}: {is_now} is not {should}"
+        assert set(index.runners) == set(fresh.runners)
         assert set(pool.agents) == set(fresh.pool.agents)
         for key, agent in pool.agents.items():
             wanted = fresh.pool.agents[key]
