@@ -10,13 +10,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from tests.bench.capacity import capacity
 from tests.bench.figure import Figure
 from tests.bench.plugins import plugins
 from tests.bench.replicas import replicas
-from tests.bench.side_by_side import ROOT, Process, echo_server, hive, load, sync_cost
+from tests.bench.scale import scale
+from tests.bench.side_by_side import ROOT, echo_server, hive, idle_workers, load, sync_cost
 
 ROUNDS = 3
 SECONDS = 3.0
@@ -87,7 +88,7 @@ def idle() -> Iterator[Figure]:
         load("delegate", server, 1.0, 8)
         quiet = load("delegate", server, SECONDS, 8)
         before = server.memory()
-        with _idle("sessions", server, count):
+        with idle_workers("sessions", server, count):
             each = (server.memory() - before) * 1024 / count
             crowded = load("delegate", server, SECONDS, 8)
     yield Figure("5,000 idle sessions: server memory each, KiB", each, 60, 45, False, "")
@@ -97,7 +98,7 @@ def idle() -> Iterator[Figure]:
     with hive() as server:
         load("delegate", server, 1.0, 8)
         before = server.memory()
-        with _idle("agents", server, count):
+        with idle_workers("agents", server, count):
             each = (server.memory() - before) * 1024 / count
     yield Figure("5,000 idle agents in one session: server memory each, KiB", each, 8, 4, False, "")
 
@@ -128,7 +129,7 @@ def chain() -> Iterator[Figure]:
 
 def busy() -> Iterator[Figure]:
     """The limits that always hold: spawn and delegation at p99 with 100 agents busy."""
-    with hive() as server, _idle("sessions", server, 100):
+    with hive() as server, idle_workers("sessions", server, 100):
         delegated = load("delegate", server, SECONDS, 32)
         spawned = load("spawn", server, SECONDS, 32)
     yield Figure("task at p99 with 100 agents, ms", delegated["p99"] * 1e3, 500, 100, False, "")
@@ -144,6 +145,8 @@ FIGURES: dict[str, Callable[[], Iterator[Figure]]] = {
     "busy": busy,
     "plugins": plugins,
     "replicas": replicas,
+    "scale": scale,
+    "capacity": capacity,
 }
 
 
@@ -152,17 +155,3 @@ def _client(module: str, *arguments: str) -> dict[str, float]:
     finished = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(finished.stdout.splitlines()[-1])
     return measured
-
-
-@contextmanager
-def _idle(kind: str, server: Process, count: int) -> Iterator[None]:
-    command = [sys.executable, "-m", "tests.bench.idle", kind, server.target, str(count)]
-    popen = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert popen.stdout is not None
-    try:
-        if popen.stdout.readline() != "READY\n":
-            raise RuntimeError(f"{kind} could not be opened")
-        yield
-    finally:
-        popen.kill()
-        popen.wait()

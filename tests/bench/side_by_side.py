@@ -86,6 +86,21 @@ def hive(*arguments: str, data_dir: str | None = None, env: dict[str, str] | Non
             process.popen.wait()
 
 
+@contextmanager
+def idle_workers(kind: str, server: Process, count: int) -> Iterator[None]:
+    """Sessions that only beat, or agents in one session; see `idle.py`."""
+    command = [sys.executable, "-m", "tests.bench.idle", kind, server.target, str(count)]
+    popen = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert popen.stdout is not None
+    try:
+        if popen.stdout.readline() != "READY\n":
+            raise RuntimeError(f"{kind} could not be opened")
+        yield
+    finally:
+        popen.kill()
+        popen.wait()
+
+
 def load_all(kind: str, servers: Sequence[Process], seconds: float, in_flight: int, batch: int = 1) -> dict[str, float]:
     """Run a load process against replicas; adds the CPU of all of them per operation in seconds."""
     before = sum(server.cpu for server in servers)

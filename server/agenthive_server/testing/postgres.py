@@ -78,6 +78,13 @@ class PostgresServer:
         query = f"?search_path={schema}" if schema else ""
         return f"postgresql://hive:{self._password}@127.0.0.1:{port or self.port}/postgres{query}"
 
+    @property
+    def pid(self) -> int:
+        """The process that started all others of it; raises `RuntimeError` while it does not run."""
+        if self._process is None:
+            raise RuntimeError("PostgreSQL does not run")
+        return self._process.pid
+
     def create(self) -> None:
         """Make the data; once."""
         secret = self._folder / "password"
