@@ -222,8 +222,8 @@ class Callers:
             while not self._stopped:
                 began = now()
                 try:
-                    # One that changes something, and so has a request id; what it changes is nobody's.
-                    await client.delegate("nothing")
+                    # One that changes something, and so has a request id, for an agent that is not there; one that looks.
+                    await client.delegate("nothing", required_capabilities=["nobody-has-it"])
                     await client.health()
                 except Exception as error:  # noqa: BLE001 - whatever a caller would see
                     self.failures.append(repr(error))
