@@ -86,7 +86,7 @@ clean: ## Remove caches and builds; .venv and .agenthive stay
 # A changed pyproject.toml installs again. Dependencies are compiled by pip, our own code here: the first start is fast.
 $(DEV): pyproject.toml $(PY)
 	@echo "Installing the server and the development tools into $(VENV) ..."
-	@$(PIP) --editable '.[server,auth,postgres,dev]'
+	@$(PIP) --editable '.[server,auth,postgres,redis,dev]'
 	@$(COMPILE)
 	@touch $@
 

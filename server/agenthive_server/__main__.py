@@ -31,6 +31,8 @@ examples:
   agenthived serve --config fleet.toml              with the agents of a fleet file
   agenthived serve --store postgresql://hive@db.example/hive
                                                     everything in PostgreSQL (pip install 'agenthive[postgres]')
+  agenthived serve --store postgresql://hive@db.example/hive --redis redis://redis.example:6379/0
+                                                    one of several servers (pip install 'agenthive[postgres,redis]')
   agenthived runner --server hive.example:50051     make this machine part of a hive
   agenthived backup create --to /backups            a copy of the hive, running or not; `restore` brings it back
   agenthived certs server --host hive.example       certificates for TLS, from an authority of your own
@@ -43,6 +45,12 @@ Every setting of the file can also be given as AGENTHIVE_<TABLE>__<KEY>, for exa
 STORE = (
     "store URL: sqlite:///PATH, postgresql://USER@HOST:PORT/DATABASE, or memory: to forget everything. A password is"
     " better in a PGPASSFILE or AGENTHIVE_SERVER__STORE: what stands here, others see"
+)
+
+
+REDIS = (
+    "Redis shared by the servers of a PostgreSQL store: redis://HOST:PORT/NUMBER, rediss:// for TLS, unix:///PATH"
+    " (default: none). A password is better in AGENTHIVE_SERVER__REDIS"
 )
 
 
@@ -103,6 +111,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data-dir", metavar="DIR", help="folder of the data (default: your data directory)")
     parser.add_argument("--store", metavar="URL", help=STORE)
+    parser.add_argument("--redis", metavar="URL", help=REDIS)
     parser.add_argument("--no-runner", dest="runner", action="store_false", default=None, help="start no local runner")
     parser.add_argument(
         "--keep-runner", action="store_true", default=None, help="leave the runner and its agents when the server stops"
@@ -177,6 +186,7 @@ def _serve(options: argparse.Namespace) -> int:
         "server.web": options.web,
         "server.data_dir": options.data_dir,
         "server.store": options.store,
+        "server.redis": options.redis,
         "server.runner": options.runner,
         "server.keep_runner": options.keep_runner,
         "server.insecure": options.insecure,

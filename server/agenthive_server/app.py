@@ -55,12 +55,13 @@ from agenthive_server.rpc.worker import WorkerMethods
 from agenthive_server.runner.local import LocalRunner
 from agenthive_server.settings import Settings, SettingsError, data_dir, notify_address
 from agenthive_server.storage.committer import Committer
-from agenthive_server.stores import Shared, build_archive, build_clock, open_store
+from agenthive_server.stores import Shared, build_archive, build_clock, build_sharing, open_store
 from agenthive_server.surroundings import Surroundings
 from agenthive_server.telemetry import Metrics
 from agenthive_server.vitals import Vitals, server_version
 
 if TYPE_CHECKING:
+    from agenthive_server.sharing import Sharing
     from agenthive_server.web import Web
 
 
@@ -88,9 +89,7 @@ class App:
         self.notifier = LocalNotifier(self.clock)
         # The kernel's own reader has a notifier of its own: the other one paces itself by the number of subscribers.
         self.kernel_notifier = LocalNotifier(self.clock)
-        self.output = OutputHub(
-            self.clock, sequence=lambda: self.log.head, retention=settings.limits.retention_output_seconds
-        )
+        self.output, self.sharing = self._build_output()
         self.subscriptions = Subscriptions(self.log, self.notifier, self.clock, output=self.output)
         self.committer = Committer(self.store, settled=self._settled, failed=self._failed, clock=self.clock)
         self.shared = self.store if isinstance(self.store, Shared) else None
@@ -141,6 +140,11 @@ class App:
         self._server: Server | None = None
         self._committing: asyncio.Task[None] | None = None
 
+    def _build_output(self) -> tuple[OutputHub, Sharing | None]:
+        retention = self.settings.limits.retention_output_seconds
+        output = OutputHub(self.clock, sequence=lambda: self.log.head, retention=retention)
+        return output, build_sharing(self.settings, self.clock, output, self.new_id())
+
     def _build_kernel(self) -> Kernel:
         kernel = Kernel(
             self.store,
@@ -170,6 +174,7 @@ class App:
             built_in=self.built_in,
             folder=data_dir(self.settings),
             verbs=lambda name: PluginVerbs(self.kernel, name, recovery),
+            buckets=self.sharing.buckets if self.sharing is not None else None,
         )
         try:
             return build_host(
@@ -187,6 +192,8 @@ class App:
     # ---------------------------------
 
     def _settled(self, group: object) -> None:
+        if self.replica is not None:
+            self.replica.settled(group)  # type: ignore[arg-type]  # the committer's own type
         self.kernel.settled(group)  # type: ignore[arg-type]  # the committer's own type
 
     def _ring(self, events: Sequence[Event]) -> None:
@@ -200,7 +207,14 @@ class App:
         if self.shared is None:
             return None
         replica = Replica(
-            self.shared, self.kernel, self.log, self.committer, self.subscriptions, self.clock, self._facts
+            self.shared,
+            self.kernel,
+            self.log,
+            self.committer,
+            self.subscriptions,
+            self.clock,
+            self._facts,
+            self.sharing,
         )
         self.vitals.add(replica.probe)
         return replica

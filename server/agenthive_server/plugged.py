@@ -62,6 +62,7 @@ def shown_settings(settings: Settings, registry: Registry) -> dict[str, Any]:
     del shown["plugins"]["by_name"]
     if is_postgres(settings.server.store):
         shown["server"]["store"] = masked(settings.server.store)
+    shown["server"]["redis"] = masked(settings.server.redis) if settings.server.redis else ""
     for name, first in first_states(settings.plugins, registry).items():
         registration = registry.find(name)
         effective = shown_config(registration, first.config) if registration is not None else {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from agenthive_server.events.log import EventLog
 from agenthive_server.events.subscriptions import Subscriptions
+from agenthive_server.kernel.changes import ChangeSet, Committed, Outcome
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.health import Reading
 from agenthive_server.kernel.kernel import Kernel
@@ -13,6 +15,9 @@ from agenthive_server.lifecycle import Loop
 from agenthive_server.storage.committer import Committer
 
 from .stores import Shared, build_listener
+
+if TYPE_CHECKING:
+    from agenthive_server.sharing import Sharing
 
 
 class Replica:
@@ -27,21 +32,34 @@ class Replica:
         subscriptions: Subscriptions,
         clock: Clock,
         facts: Callable[[], str],
+        sharing: Sharing | None,
     ) -> None:
+        """`sharing`: what they share over Redis, None without it."""
         self._kernel = kernel
         self._log = log
         self._committer = committer
         self._subscriptions = subscriptions
-        self._listener = build_listener(store, clock, self._heard)
+        self._listener = build_listener(store, clock, self._heard, sharing)
+        self._sharing = sharing
         store.follow(caught_up=kernel.decisions.fresh, went=self._away, recover=self._recover, facts=facts)
 
     def loops(self) -> dict[str, Loop]:
-        """Return the loops it needs by name."""
-        return {"listener": self._listener.run}
+        """Return the loops it needs by name; after the log was opened."""
+        if self._sharing is None:
+            return {"listener": self._listener.run}
+        self._sharing.begin(self._log.log_id)
+        return {"listener": self._listener.run, **self._sharing.loops()}
 
     def probe(self) -> list[tuple[str, Reading]]:
         """Return how it hears of others."""
         return self._listener.probe()
+
+    def settled(self, group: Sequence[tuple[ChangeSet, Outcome]]) -> None:
+        """Let the others know of a group that was committed here."""
+        for changes, outcome in reversed(group):
+            if changes.events and isinstance(outcome, Committed):
+                self._listener.announce(changes.events[-1].sequence)
+                return
 
     def _heard(self, head: int) -> None:
         if self._kernel.following is not None:

@@ -17,6 +17,7 @@ from agenthive_server.setting_tables import (
     Table,
     TlsSettings,
 )
+from agenthive_server.storage.address import is_postgres
 
 
 class SettingsError(Exception):
@@ -48,6 +49,17 @@ def check(settings: Settings, path: Path | None, text: str) -> None:
             if isinstance(value, (int, float)) and not isinstance(value, bool) and not 0 <= value < 1e12:
                 raise SettingsError(explain(f"Expected zero or more, got {value} - at `$.{table}.{name}`", path, text))
     _check_tls(settings, path, text)
+    _check_redis(settings, path, text)
+
+
+def _check_redis(settings: Settings, path: Path | None, text: str) -> None:
+    url, place = settings.server.redis, "$.server.redis"
+    if url and not is_postgres(settings.server.store):
+        sentence = "Redis is for servers that share a PostgreSQL store; the store that is set belongs to one server"
+        raise SettingsError(explain(f"{sentence}, which needs none - at `{place}`", path, text))
+    if url and not url.startswith(("redis://", "rediss://", "unix:///")):
+        expected = "expected redis://HOST:PORT/NUMBER, rediss:// for TLS, or unix:///PATH"
+        raise SettingsError(explain(f"{expected} - at `{place}`", path, text))
 
 
 def _check_tls(settings: Settings, path: Path | None, text: str) -> None:

@@ -64,6 +64,10 @@ class ServerSettings(Table, frozen=True, kw_only=True):
     # Store URL: `sqlite:///PATH`, `postgresql://USER@HOST:PORT/DATABASE` (its password is better in PGPASSFILE), or
     # `memory:` for a hive that forgets everything. Empty: SQLite in the data directory.
     store: str = ""
+    # Redis of servers that share a PostgreSQL store: `redis://HOST:PORT/NUMBER`, `rediss://` for TLS, `unix:///PATH`.
+    # With it events, output of agents and rate limits pass from one to the other faster; all or none of the servers of
+    # a hive have it. Empty: none.
+    redis: str = ""
     # SQLite's `synchronous`: FULL survives loss of power; NORMAL survives `kill -9` but may lose the last commits
     # with the power.
     synchronous: Literal["FULL", "NORMAL"] = "FULL"

@@ -34,8 +34,8 @@ PREFIX = "AGENTHIVE_"
 
 NOTIFY_VARIABLE = "NOTIFY_SOCKET"
 
-DATABASE_VARIABLES = (f"{PREFIX}SERVER__STORE", "PGPASSWORD", "PGPASSFILE")
-"""How the server may be told the way into its database: nobody else's business."""
+DATABASE_VARIABLES = (f"{PREFIX}SERVER__STORE", f"{PREFIX}SERVER__REDIS", "PGPASSWORD", "PGPASSFILE")
+"""How the server may be told the way into its databases: nobody else's business."""
 
 
 def load(

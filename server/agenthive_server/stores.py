@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from agenthive_server.kernel.clock import Clock, SystemClock
+from agenthive_server.kernel.health import Reading
 from agenthive_server.kernel.ports import Feed, Store, StoreUnusable
 from agenthive_server.kernel.replicas import Replicas
 from agenthive_server.lifecycle import StartError
 from agenthive_server.settings import Settings, SettingsError, database_path
-from agenthive_server.storage.address import is_postgres, shown
+from agenthive_server.storage.address import is_postgres, masked, shown
 
 if TYPE_CHECKING:
-    from agenthive_server.events.postgres import Ear, PostgresNotifier
+    from agenthive_server.events.output import OutputHub
+    from agenthive_server.events.postgres import Ear
+    from agenthive_server.sharing import Sharing
     from agenthive_server.storage.backup.archive import Archive
 
 
@@ -26,7 +29,7 @@ def open_store(settings: Settings, clock: Clock) -> Store:
         with _postgres_extra():
             from agenthive_server.storage.postgres.store import PostgresStore
 
-        return PostgresStore(settings.server.store, clock=clock)
+        return PostgresStore(settings.server.store, clock=clock, notifies=not settings.server.redis)
     path = _database_path(settings)
     if path is None:
         from agenthive_server.storage.memory import MemoryStore
@@ -59,14 +62,48 @@ class Shared(Feed, Protocol):
         """Call back with the head of the log after every commit, whoever made it."""
 
 
-def build_listener(store: Shared, clock: Clock, ring: Callable[[int], None]) -> PostgresNotifier:
+class Listener(Protocol):
+    """Rings when anybody has committed to a store, and lets the others know when this server has."""
+
+    async def run(self) -> None:
+        """Listen until cancelled; go on by looking while that is not possible."""
+
+    def announce(self, head: int) -> None:
+        """Let the others know how far the log reaches. Returns at once and never fails."""
+
+    def probe(self) -> list[tuple[str, Reading]]:
+        """Return a reading: DEGRADED while readers are woken by a look a second only."""
+
+
+def build_listener(store: Shared, clock: Clock, ring: Callable[[int], None], sharing: Sharing | None) -> Listener:
     """Return what rings when anybody has committed to a store that others reach as well."""
-    from agenthive_server.events.postgres import PostgresNotifier
 
     async def head() -> int:
         return (await store.position())[1]
 
+    if sharing is not None:
+        return sharing.notifier(head, ring)
+    from agenthive_server.events.postgres import PostgresNotifier
+
     return PostgresNotifier(store.listen, head, ring, clock)
+
+
+def build_sharing(settings: Settings, clock: Clock, hub: OutputHub, server: str) -> Sharing | None:
+    """Return what the servers of a hive share over Redis; None without it. `server` tells this one from the others.
+
+    Raises `StartError` for a URL that cannot be understood, and when the package is missing.
+    """
+    url = settings.server.redis
+    if not url:
+        return None
+    try:
+        from agenthive_server.sharing import Sharing
+    except ImportError as error:
+        raise StartError(f"Redis needs the package {error.name}: pip install 'agenthive[redis]'") from None
+    try:
+        return Sharing(url, clock, hub, server)
+    except ValueError as error:
+        raise StartError(f"redis {masked(url)!r}: {error}") from None
 
 
 def build_clock(settings: Settings) -> Clock:

@@ -16,6 +16,7 @@ from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import NewId
 from agenthive_server.kernel.replicas import Role
 from agenthive_server.kernel.tasks import Task
+from agenthive_server.plugin.buckets import Buckets, LocalBuckets
 from agenthive_server.plugin.context import State, VitalsReading
 from agenthive_server.plugin.ports import Verbs
 from agenthive_server.plugin.state import PluginState
@@ -49,7 +50,9 @@ class Surroundings:
         built_in: BuiltIn,
         folder: Path,
         verbs: Callable[[str], Verbs],
+        buckets: Callable[[str], Buckets] | None = None,
     ) -> None:
+        """`buckets`: those the servers of a hive share; None where there is one server."""
         self.clock = clock
         self.new_id = new_id
         self._kernel = kernel
@@ -58,6 +61,7 @@ class Surroundings:
         self._built_in = built_in
         self._folder = folder
         self._verbs = verbs
+        self._buckets = buckets
         self._counted: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._count_again = 0.0
 
@@ -68,6 +72,10 @@ class Surroundings:
     def state(self, name: str) -> State:
         """Return the state of a plugin."""
         return PluginState(self._kernel.state, name)
+
+    def buckets(self, name: str) -> Buckets:
+        """Return the token buckets of a plugin."""
+        return self._buckets(name) if self._buckets is not None else LocalBuckets()
 
     def data_dir(self, name: str) -> Path:
         """Return the folder of a plugin, which is there then."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from agenthive_server.plugin.api import Config
+from agenthive_server.plugin.api import Config, Rate
 from msgspec import Meta
 
-from .limits import Limits, Rate
+from .limits import Limits
 from .roles import Role
 from .threats import RULES, Rule, ThreatKind
 

@@ -33,7 +33,7 @@ from .incidents import Incidents
 from .issuing import Issuing, Wish
 from .joins import Doorkeeper
 from .jwks import KeySource, KeysUnusable
-from .limits import LocalBuckets, RateLimits
+from .limits import RateLimits
 from .ownership import Ownership
 from .place import Place
 from .records import Unreadable
@@ -78,7 +78,7 @@ class Assembly:
         self.bindings = Bindings(state)
         self.book = Book(state, self.bindings, key)
         self.issuing = Issuing(state, self.book, key, clock.now, maximum=config.tokens.maximum)
-        self.limits = RateLimits(config.limits.limits(), LocalBuckets())
+        self.limits = RateLimits(config.limits.limits(), ctx.buckets)
         self.keys = self._key_source()
         self.authentication = self._authentication()
         self.incidents = Incidents(

@@ -31,6 +31,8 @@ class KeptOutput:
 
         Raises `StoreUnavailable`.
         """
+        if self._hub.exchange is not None:
+            await self._hub.exchange.whole((namespace, task_id, attempt))
         tail = self._hub.tail(namespace, task_id, attempt)
         if not tail:
             return ""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from agenthive_server.kernel.events import Event, EventType
 
+from .attempt_output import AttemptKey, AttemptOutput, Entry
 from .filter import EventFilter
-from .output import AttemptKey, AttemptOutput, Entry, OutputHub
+from .output import OutputHub
 
 SCAN = 1_024
 """Entries looked at in one go."""
@@ -33,14 +34,28 @@ class OutputReader:
     """Reads from a position on; the output of single attempts from an offset on. Never waits, keeps no output."""
 
     def __init__(
-        self, hub: OutputHub, wanted: EventFilter, position: int, offsets: Iterable[OutputPosition] = ()
+        self,
+        hub: OutputHub,
+        wanted: EventFilter,
+        position: int,
+        offsets: Iterable[OutputPosition] = (),
+        *,
+        time: float | None = None,
+        sequence: int = -1,
     ) -> None:
+        """`time` and `sequence` say the same as `position` of what other servers took in: since then."""
         self._hub = hub
         self._wanted = wanted
         self._begin = self._position = position
+        self._sequence = sequence
         # The next byte of each attempt; of an attempt that is not here, all is new.
+        from_now = position >= hub.next
         self._offsets = {
-            kept.key: kept.offset_at(position) for kept in hub.attempts.values() if wanted.matches(kept.sample)
+            kept.key: kept.offset_since(time=time, sequence=sequence)
+            if kept.guest and not from_now
+            else kept.offset_at(position)
+            for kept in hub.attempts.values()
+            if wanted.matches(kept.sample)
         }
         for wish in offsets:
             self._resume(wish)
@@ -119,13 +134,14 @@ class OutputReader:
         known = self._hub.attempts
         if len(self._offsets) > 64 + 2 * len(known):
             self._offsets = {key: offset for key, offset in self._offsets.items() if key in known}
-        return 0
+        # One that ran before, on another server: from where it was brought in.
+        return 0 if kept.begun > self._sequence else kept.origin
 
     def _tell_lost(self, events: list[Event]) -> None:
         for kept in self._hub.attempts.values():
             if kept.lost < self._position or not self._wanted.matches(kept.sample):
                 continue
-            expected = self._offsets.get(kept.key, 0)
+            expected = self._offsets.get(kept.key, kept.origin)
             if kept.first_kept > expected:
                 events.append(self._gap(kept, expected, kept.first_kept))
                 self._offsets[kept.key] = kept.first_kept

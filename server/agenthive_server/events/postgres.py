@@ -49,6 +49,9 @@ class PostgresNotifier:
         # Why nothing can be heard at present; empty while all is well.
         self.trouble = "not listening yet"
 
+    def announce(self, head: int) -> None:
+        """Do nothing: the database tells of every commit."""
+
     async def run(self) -> None:
         """Listen until cancelled; go on by looking while that is not possible."""
         while True:

@@ -86,6 +86,8 @@ class Subscription:
         self._wanted = spec.filter
         self._lifecycle = spec.event_class is not EventClass.OUTPUT
         self._output: OutputReader | None = None
+        # What it wants of other servers' output.
+        self._brought_in: object = None
         interval = min(max(spec.bookmark_interval, MIN_BOOKMARK_INTERVAL), MAX_BOOKMARK_INTERVAL)
         # A little early, for the wheel that wakes us is coarse.
         self._interval = interval - min(0.5, interval / 4)
@@ -119,6 +121,8 @@ class Subscription:
 
     async def aclose(self) -> None:
         """Stop at once."""
+        if self._brought_in is not None and self._hub.output is not None and self._hub.output.exchange is not None:
+            self._hub.output.exchange.close(self._brought_in)
         await self._frames.aclose()
 
     async def begin(self) -> None:
@@ -138,7 +142,7 @@ class Subscription:
             raise BadRequest("this stream cannot begin with a snapshot", field="start")
         if not self._lifecycle:
             self._position, self._before_snapshot = log.head, False
-        self._open_output()
+        await self._open_output()
 
     async def _begin_after(self, cursor: Cursor) -> None:
         log = self._log
@@ -156,18 +160,26 @@ class Subscription:
             raise await log.too_old(cursor.sequence)
         self._position = cursor.sequence
 
-    def _open_output(self) -> None:
+    async def _open_output(self) -> None:
         hub, spec = self._hub.output, self._spec
         if hub is None or spec.event_class is EventClass.LIFECYCLE:
             return
+        after = spec.start is Start.AFTER and self._lifecycle and not self._before_snapshot
+        early = after or spec.start in (Start.EARLIEST, Start.AT_TIME)
+        since = self._position if after else -1 if early else self._log.head
+        if hub.exchange is not None:
+            offsets = {wish.key: wish.offset for wish in spec.offsets}
+            self._brought_in = await hub.exchange.open(self._wanted, since, offsets, backlog=early)
+        time = None
         position = hub.next
         if spec.start is Start.EARLIEST:
             position = 0
         elif spec.start is Start.AT_TIME:
-            position = hub.position_at(time=spec.time)
-        elif spec.start is Start.AFTER and self._lifecycle and not self._before_snapshot:
+            time = spec.time
+            position = hub.position_at(time=time)
+        elif after:
             position = hub.position_at(sequence=self._position)
-        self._output = OutputReader(hub, self._wanted, position, spec.offsets)
+        self._output = OutputReader(hub, self._wanted, position, spec.offsets, time=time, sequence=since)
 
     async def _run(self) -> AsyncGenerator[bytes, None]:
         yield self._bookmark()

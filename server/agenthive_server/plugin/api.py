@@ -60,6 +60,7 @@ from agenthive_server.kernel.tasks import (
 )
 from agenthive_server.telemetry import Sample
 
+from .buckets import Buckets, LocalBuckets, Rate
 from .calls import OK, Audience, Call, Interceptor, Load, Outcome, Policy, Stage, Transport
 from .context import PluginContext, State, Stored, VitalsReading
 from .metrics import Counter, Gauge, Histogram, PluginMetrics
@@ -88,6 +89,7 @@ __all__ = [
     "Background",
     "BackupReport",
     "BadRequest",
+    "Buckets",
     "Call",
     "Candidate",
     "Clock",
@@ -115,6 +117,7 @@ __all__ = [
     "Joining",
     "KernelError",
     "Load",
+    "LocalBuckets",
     "ManualClock",
     "Message",
     "NewAgent",
@@ -132,6 +135,7 @@ __all__ = [
     "Progress",
     "Proposal",
     "Query",
+    "Rate",
     "Refused",
     "Registration",
     "RestartMode",

@@ -14,6 +14,7 @@ from agenthive_server.kernel.health import ComponentReport, Status
 from agenthive_server.kernel.ports import NewId
 from agenthive_server.kernel.proposals import HookState
 
+from .buckets import Buckets, LocalBuckets
 from .metrics import PluginMetrics
 from .ports import Verbs
 
@@ -135,6 +136,8 @@ class PluginContext(Generic[C]):
     data_dir: Path
     """A folder of its own, `plugins/NAME` in the server's data directory; there when the plugin opens."""
     surroundings: Surroundings
+    buckets: Buckets = field(default_factory=LocalBuckets)
+    """Token buckets of its own, shared with its likes on other servers of the hive where Redis is set up."""
 
     def report(self, status: Status, text: str = "") -> None:
         """Say in health how the plugin is: `ctx.report(Status.DEGRADED, "the webhook does not answer")`."""

@@ -20,6 +20,7 @@ from agenthive_server.kernel.ports import NewId
 from agenthive_server.kernel.replicas import Role
 
 from . import tasks
+from .buckets import Buckets
 from .calls import Stage
 from .cell import OPEN, Cell
 from .context import PluginContext, State, VitalsReading
@@ -51,6 +52,9 @@ class Server(Protocol):
 
     def state(self, name: str) -> State:
         """Return the state of a plugin."""
+
+    def buckets(self, name: str) -> Buckets:
+        """Return the token buckets of a plugin."""
 
     def vitals(self) -> VitalsReading:
         """Return how the system is."""
@@ -230,6 +234,7 @@ class Instance:
             metrics=self._metrics,
             data_dir=server.data_dir(self.name),
             surroundings=outside(self, running),
+            buckets=server.buckets(self.name),
         )
 
     def report(self, status: Status, text: str) -> None:

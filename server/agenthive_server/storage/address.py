@@ -1,4 +1,4 @@
-"""The URL of a PostgreSQL store: told apart from others, and shown without what must stay secret."""
+"""The URLs of databases: PostgreSQL's told apart from others, all shown without what must stay secret."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 
 SCHEMES: Final = ("postgresql://", "postgres://")
 
-_SECRET: Final = re.compile(r"(?<=[?&])((?:ssl)?password=)[^&]*")
+_SECRET: Final = re.compile(r"(?<=[?&])((?:ssl_?)?password=)[^&]*")
 
 
 def is_postgres(url: str) -> bool:

@@ -40,11 +40,15 @@ class PostgresStore:
 
     With `?search_path=NAME` everything is in the schema of that name, which is made if need be. `now` says what time it
     is, for events and leases; None asks the database's clock. An object is opened once; before that and after `close`
-    every method raises `StoreUnavailable`. A connection that is lost is made again by itself.
+    every method raises `StoreUnavailable`. A connection that is lost is made again by itself. With
+    `notifies`, commits notify whoever listens on `channel`.
     """
 
-    def __init__(self, url: str, *, clock: Clock, now: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, url: str, *, clock: Clock, now: Callable[[], float] | None = None, notifies: bool = True
+    ) -> None:
         self._clock = clock
+        self._notifies = notifies
         self._dialer = dialer = Dialer(url, clock)
         self._database = Database(url, dialer.connect, clock)
         self._closing = asyncio.Event()
@@ -81,7 +85,7 @@ class PostgresStore:
     async def _load(self) -> None:
         log_id, _, _, group_count = await self._keeper.call(reader.position)
         self._writer.log_id, self._writer.group_count = log_id, group_count
-        self._writer.channel = self.channel
+        self._writer.channel = self.channel if self._notifies else ""
 
     def follow(
         self,
@@ -189,7 +193,7 @@ class PostgresStore:
 
     @property
     def channel(self) -> str:
-        """The channel on which every commit with events notifies: the new head of the log, as a number."""
+        """The channel on which commits with events notify: the new head of the log, as a number."""
         return f"agenthive_{self._writer.log_id}"
 
     async def listen(self, heard: Callable[[int], None]) -> Ear:
