@@ -65,6 +65,13 @@ def test_they_are_shown_in_effect_and_without_secrets() -> None:
     assert "by_name" not in shown
 
 
+def test_passwords_of_databases_are_not_shown() -> None:
+    flags = {"server.store": "postgresql://u:hush@h/d", "server.redis": "redis://:hush@h:6379/0"}
+    server = shown_settings(load(flags=flags, environ={}), REGISTRY)["server"]
+    assert (server["store"], server["redis"]) == ("postgresql://u:***@h/d", "redis://:***@h:6379/0")
+    assert shown_settings(load(environ={}), REGISTRY)["server"]["redis"] == ""
+
+
 def test_what_plugins_may_do_is_a_setting() -> None:
     settings = load(flags={"plugins.maximum_failures": 0, "plugins.open_seconds": 3}, environ={}).plugins
     assert (bounds(settings).failures, bounds(settings).tasks) == (1, 200)

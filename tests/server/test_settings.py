@@ -102,7 +102,26 @@ def test_a_local_runner_does_not_get_in_with_what_a_caller_was_given(monkeypatch
     for name in ("TOKEN", "TOKEN_FILE", "CA", "CERT", "KEY"):
         monkeypatch.setenv(f"AGENTHIVE_{name}", "x")
     monkeypatch.setenv("AGENTHIVE_LIMITS__UNANSWERED_LIMIT", "4")
-    for name in ("AGENTHIVE_SERVER__STORE", "PGPASSWORD", "PGPASSFILE"):
+    for name in ("AGENTHIVE_SERVER__STORE", "AGENTHIVE_SERVER__REDIS", "PGPASSWORD", "PGPASSFILE"):
         monkeypatch.setenv(name, "secret")
     names = [name for name in runner_environment() if name.startswith(("AGENTHIVE_", "PG"))]
     assert names == ["AGENTHIVE_LIMITS__UNANSWERED_LIMIT"]
+
+
+@pytest.mark.parametrize("store", ["", "memory:", "sqlite:///x.db"])
+def test_redis_is_for_servers_that_share_a_store(tmp_path: Path, store: str) -> None:
+    path = write(tmp_path, f'[server]\nstore = "{store}"\nredis = "redis://localhost"\n')
+    with pytest.raises(
+        SettingsError, match=r"fleet.toml:3: server.redis: Redis is for servers that share a PostgreSQL"
+    ):
+        load(path, environ={})
+
+
+def test_the_redis_of_a_shared_store_is_a_url() -> None:
+    shared = {"server.store": "postgresql://h/d"}
+    assert load(flags=shared, environ={}).server.redis == ""
+    for url in ("redis://h:1/0", "rediss://:secret@h", "unix:///run/redis.sock?db=1"):
+        assert load(flags=shared, environ={"AGENTHIVE_SERVER__REDIS": url}).server.redis == url
+    with pytest.raises(SettingsError, match=r"server.redis: expected redis://HOST:PORT/NUMBER") as told:
+        load(flags={**shared, "server.redis": "http://:secret@h"}, environ={})
+    assert "secret" not in str(told.value)

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from agenthive_server.events.output import OutputHub
 from agenthive_server.events.postgres import PostgresNotifier
+from agenthive_server.events.redis.notifier import RedisNotifier
 from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.lifecycle import StartError
 from agenthive_server.settings import SettingsError, database_path, load
@@ -15,7 +17,7 @@ from agenthive_server.storage.memory import MemoryStore
 from agenthive_server.storage.postgres.clock import DatabaseClock
 from agenthive_server.storage.postgres.store import PostgresStore
 from agenthive_server.storage.sqlite import SqliteStore
-from agenthive_server.stores import build_archive, build_clock, build_listener, migrate, open_store
+from agenthive_server.stores import build_archive, build_clock, build_listener, build_sharing, migrate, open_store
 from agenthive_server.testing.postgres import PostgresServer
 
 
@@ -79,6 +81,57 @@ def test_without_the_driver_one_is_told_how_to_get_it() -> None:
     assert told.stdout.count("needs the package asyncpg: pip install 'agenthive[postgres]'") == 2
 
 
+_WITHOUT_REDIS = """
+import sys
+sys.modules["redis.asyncio.connection"] = None
+from agenthive_server.app import App
+from agenthive_server.lifecycle import StartError
+from agenthive_server.settings import load
+try:
+    App(load(flags={"server.store": "postgresql://h/d", "server.redis": "redis://h"}, environ={}))
+except StartError as error:
+    print(error)
+"""
+
+
+def test_without_the_package_of_redis_one_is_told_how_to_get_it() -> None:
+    command = [sys.executable, "-c", _WITHOUT_REDIS]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert "Redis needs the package redis" in told.stdout
+    assert "pip install 'agenthive[redis]'" in told.stdout
+
+
+def test_with_redis_servers_tell_each_other_and_the_database_does_not() -> None:
+    clock = ManualClock()
+    flags = {"server.store": "postgresql://h/d", "server.redis": "redis://:secret@h:1/0"}
+    settings = load(flags=flags, environ={})
+    hub = OutputHub(clock)
+    sharing = build_sharing(settings, clock, hub, "one")
+    assert hub.exchange is not None
+    store = open_store(settings, clock)
+    assert isinstance(build_listener(store, clock, print, sharing), RedisNotifier)
+    assert build_listener(MemoryStore(clock), clock, print, sharing) is None
+    assert build_sharing(load(environ={}), clock, hub, "one") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("redis://:secret@h:port/0", "Port could not be cast"),
+        ("redis://:secret@h/first", "/first: expected the number of a database"),
+        ("redis://:secret@h/0?what=1", "what"),
+        ("redis://:secret@h/0?socket_timeout=soon", "socket_timeout"),
+    ],
+)
+def test_a_redis_url_that_cannot_be_understood_is_a_sentence(url: str, why: str) -> None:
+    clock = ManualClock()
+    settings = load(flags={"server.store": "postgresql://h/d", "server.redis": url}, environ={})
+    with pytest.raises(StartError, match=why) as caught:
+        build_sharing(settings, clock, OutputHub(clock), "one")
+    assert "secret" not in str(caught.value)
+    assert "***" in str(caught.value)
+
+
 _BASE = """
 import asyncio, sys
 from agenthive_server.app import App
@@ -92,11 +145,12 @@ async def main():
 asyncio.run(main())
 loaded = [name for name in sys.modules if name.startswith(("asyncpg", "sqlalchemy.dialects.postgresql", "greenlet"))]
 loaded += [name for name in sys.modules if name.startswith("agenthive_server.storage.postgres.")]
+loaded += [name for name in sys.modules if "redis" in name or name == "agenthive_server.sharing"]
 assert not loaded, loaded
 """
 
 
-def test_a_server_on_sqlite_loads_nothing_of_postgresql(tmp_path: Path) -> None:
+def test_a_server_on_sqlite_loads_nothing_of_postgresql_or_redis(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", _BASE, str(tmp_path)], check=True, timeout=60)
 
 

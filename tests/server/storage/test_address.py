@@ -27,6 +27,12 @@ def test_it_is_known_by_its_scheme(url: str, yes: bool) -> None:
             "postgresql:///d?host=/run&password=***&user=u",
         ),
         ("postgresql://h/d?sslpassword=geheim", "postgresql://h/d", "postgresql://h/d?sslpassword=***"),
+        ("redis://:geheim@h:6379/0", "redis://h:6379/0", "redis://:***@h:6379/0"),
+        (
+            "rediss://u:geheim@h/0?password=geheim&ssl_password=geheim",
+            "rediss://h/0",
+            "rediss://u:***@h/0?password=***&ssl_password=***",
+        ),
     ],
 )
 def test_its_password_is_not_shown(url: str, people: str, settings: str) -> None:

@@ -21,12 +21,16 @@ NOTICED = 2.5
 BACK = MAX_BACKOFF + 3.0
 
 
+async def hears(part: Any, head: int) -> None:
+    await eventually(lambda: part.heard >= head, limit=10)
+
+
 async def test_a_commit_rings_elsewhere_long_before_anybody_looks(parts: Any) -> None:
     one, two = await parts.open("one"), await parts.open("two")
     loop, spans = asyncio.get_running_loop(), []
     for _ in range(50):
         began, head = loop.time(), one.commit()
-        await eventually(lambda head=head: two.heard >= head)
+        await hears(two, head)
         spans.append(loop.time() - began)
         await asyncio.sleep(0.005)
     spans.sort()
@@ -106,7 +110,7 @@ async def test_without_redis_everything_arrives_a_little_later_and_it_is_told_on
     for _ in range(3):
         began, head = loop.time(), one.commit()
         assert loop.time() - began < 0.01, "a commit waits for nobody"
-        await eventually(lambda head=head: two.heard >= head, limit=10)
+        await hears(two, head)
         assert loop.time() - began < LOOKED_EVERY + 1.0
     mend()
     await eventually(lambda: not one.notifier.trouble and not two.notifier.trouble, limit=BACK)
@@ -127,7 +131,8 @@ async def test_events_flow_while_redis_is_harmed_again_and_again(parts: Any) -> 
             await asyncio.sleep(0.002)
         await asyncio.to_thread(harm)
         head = one.commit()
-        await eventually(lambda head=head: one.heard >= head and two.heard >= head, limit=10)
+        await hears(one, head)
+        await hears(two, head)
     await eventually(lambda: not one.notifier.trouble and not two.notifier.trouble, limit=BACK)
 
 
