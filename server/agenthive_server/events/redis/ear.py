@@ -48,10 +48,10 @@ class Ear:
             return
         confirmed = self._confirmed.get(name)
         with suppress(*FAILURES):
-            if confirmed is None:
-                self._confirmed[name] = confirmed = asyncio.Event()
-                await self._subscribe(self._connection, [name])
             async with asyncio.timeout(ANSWER_LIMIT):
+                if confirmed is None:
+                    self._confirmed[name] = confirmed = asyncio.Event()
+                    await self._subscribe(self._connection, [name])
                 await confirmed.wait()
 
     def forget(self, channel: str) -> None:

@@ -51,12 +51,14 @@ class RedisLink:
         self._pool = ConnectionPool.from_url(
             url,
             protocol=2,
-            socket_timeout=ANSWER_LIMIT,
             socket_connect_timeout=ANSWER_LIMIT,
             socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
             client_name="agenthive",
         )
+        # Bounded here, for whole exchanges. The client does it by `asyncio.wait_for`, which is a task for every command,
+        # and up to Python 3.11 may overlook that it was cancelled.
+        self._pool.connection_kwargs["socket_timeout"] = None
         try:
             self.connection()
         except (TypeError, RedisError) as error:
