@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg  # type: ignore[import-untyped] # the driver has no types
@@ -14,20 +14,12 @@ from agenthive import Worker
 from agenthive.client import Client
 from agenthive.task_context import TaskContext
 from agenthive.v1 import orchestrator_service_pb2 as orchestrator
-from agenthive_server.app import App
-from agenthive_server.events.filter import EventFilter
-from agenthive_server.events.log import EventLog
-from agenthive_server.events.notifier import LocalNotifier
-from agenthive_server.events.output import OutputHub
-from agenthive_server.events.output_reader import OutputPosition
-from agenthive_server.events.subscription import EventClass, SubscriptionSpec
-from agenthive_server.events.subscriptions import Subscriptions
-from agenthive_server.kernel.clock import SystemClock
-from agenthive_server.rpc.convert.events import event_bytes
-from agenthive_server.sharing import Sharing
+from agenthive.v1 import task_pb2
 from agenthive_server.storage.postgres.store import PostgresStore
-from agenthive_server.testing.harness import ServerProcess, open_process, open_sdk_workers, open_served
+from agenthive_server.testing.harness import ServerProcess, open_process, open_sdk_workers, open_served, open_worker
+from agenthive_server.testing.history import difference, read_log
 from agenthive_server.testing.postgres import PostgresServer
+from agenthive_server.testing.proxy import open_proxy
 from agenthive_server.testing.redis import RedisServer
 from agenthive_server.testing.waiting import eventually
 
@@ -39,68 +31,108 @@ def url(postgres: PostgresServer) -> str:
     return postgres.url(f"redis{next(_PLACES)}")
 
 
-@asynccontextmanager
-async def open_elsewhere(app: App, redis: RedisServer) -> AsyncIterator[Subscriptions]:
-    """What another server of the hive serves subscribers from: the same log, an output hub of its own."""
-    clock = SystemClock()
-    hub = OutputHub(clock, sequence=lambda: app.log.head)
-    sharing = Sharing(redis.url(), clock, hub, "elsewhere")
-    sharing.begin(app.log.log_id)
-    notifier = LocalNotifier(clock)
-    log = EventLog(app.store, event_bytes)
-    await log.open()
-    loops = [asyncio.create_task(loop()) for loop in (*sharing.loops().values(), notifier.run, hub.notifier.run)]
-    await eventually(lambda: sharing._ear.hearing)
-    try:
-        yield Subscriptions(log, notifier, clock, output=hub)
-    finally:
-        for task in loops:
-            task.cancel()
-        await asyncio.wait(loops)
+@pytest.fixture
+async def fleet(tmp_path: Path, url: str, redis: RedisServer) -> AsyncIterator[list[Client]]:
+    """Clients of three replicas that share a Redis."""
+    settings = {"server.store": url, "server.redis": redis.url(), "limits.reconnect_grace_seconds": 20}
+    async with AsyncExitStack() as stack:
+        opened = [open_process(tmp_path / f"replica{number}", settings=settings) for number in range(3)]
+        servers = [await stack.enter_async_context(each) for each in opened]
+        yield [await stack.enter_async_context(Client(server.target)) for server in servers]
+        for server in servers:
+            assert "Traceback" not in server.log()
 
 
-async def test_what_a_worker_prints_is_followed_and_resumed_on_another_server(
-    tmp_path: Path, url: str, redis: RedisServer
-) -> None:
-    async with open_served(tmp_path, server__store=url, server__redis=redis.url()) as (app, client):
-        worker = Worker(f"127.0.0.1:{app.port}", agent_id="talker")
-        go_on = asyncio.Event()
+async def test_what_a_worker_prints_is_followed_and_resumed_on_every_replica(fleet: list[Client]) -> None:
+    client, *others = fleet
+    worker = Worker(client.target, agent_id="talker")
+    go_on = asyncio.Event()
 
-        @worker.task("talk")
-        async def talk(task: TaskContext) -> None:
-            task.output("first ")
-            task.report(0.5, "half way")
-            await go_on.wait()
-            task.output("second")
+    @worker.task("talk")
+    async def talk(task: TaskContext) -> None:
+        task.output("first ")
+        task.report(0.5, "half way")
+        await go_on.wait()
+        task.output("second")
 
-        async with open_sdk_workers(client, worker), open_elsewhere(app, redis) as elsewhere:
-            await client.delegate("talk", task_id="t")
-            whole = OutputPosition(namespace="default", task_id="t", attempt=1, offset=0)
-            assert await read(elsewhere, whole, until=b"first ") == b"first "
-            following = asyncio.create_task(read(elsewhere, whole, until=b"first second"))
-            go_on.set()
-            assert await following == b"first second"
-            rest = OutputPosition(namespace="default", task_id="t", attempt=1, offset=8)
-            assert await read(elsewhere, rest, until=b"cond") == b"cond"
-            done = await client.wait_task("t", timeout=20)
-        assert await client.download_blob(done.output_blob_id) == b"first second"
+    async with open_sdk_workers(client, worker):
+        await client.delegate("talk", task_id="t")
+        for each in fleet:
+            assert await read(each, 0, until=b"first ") == b"first "
+        following = [asyncio.create_task(read(each, 0, until=b"first second")) for each in fleet]
+        go_on.set()
+        assert await asyncio.gather(*following) == [b"first second"] * 3
+        for each in others:
+            assert await read(each, 8, until=b"cond") == b"cond"
+        done = await others[0].wait_task("t", timeout=20)
+    assert await others[1].download_blob(done.output_blob_id) == b"first second"
 
 
-async def read(elsewhere: Subscriptions, position: OutputPosition, until: bytes) -> bytes:
+async def read(client: Client, offset: int, until: bytes) -> bytes:
     """Follow an attempt until so much of it was read; its offsets must follow each other."""
-    wanted = EventFilter(namespace="default", task_ids=frozenset({position.task_id}))
-    spec = SubscriptionSpec(event_class=EventClass.OUTPUT, filter=wanted, offsets=(position,))
     found = b""
-    async with asyncio.timeout(20), elsewhere.open(spec) as subscription:
-        async for frame in subscription:
-            for event in orchestrator.StreamEventsResponse.FromString(frame).events:
-                assert not event.HasField("output_gap")
-                if event.HasField("task_output"):
-                    assert event.task_output.offset == position.offset + len(found)
-                    found += event.task_output.data
+    position = orchestrator.OutputPosition(task_id="t", attempt=1, offset=offset)
+    stream = client.events(
+        event_class=orchestrator.EVENT_CLASS_OUTPUT, task_ids=["t"], output_positions=[position], follow=True
+    )
+    async with asyncio.timeout(20), stream as events:
+        async for event in events:
+            assert not event.HasField("output_gap")
+            if event.HasField("task_output"):
+                assert event.task_output.offset == offset + len(found)
+                found += event.task_output.data
             if len(found) >= len(until):
                 return found
     return found
+
+
+async def test_a_session_moves_while_its_task_prints_and_readers_see_no_gap(
+    fleet: list[Client], redis: RedisServer
+) -> None:
+    one, two, three = fleet
+    async with open_proxy(one.target, two.target) as proxy:
+        worker = Worker(proxy.target, agent_id="talker")
+        go_on, printed = asyncio.Event(), asyncio.Event()
+
+        @worker.task("talk")
+        async def talk(task: TaskContext) -> None:
+            task.output("here ")
+            printed.set()
+            await go_on.wait()
+            task.output("and there")
+
+        async with open_sdk_workers(one, worker):
+            await one.delegate("talk", task_id="t")
+            await printed.wait()
+            following = [asyncio.create_task(read(each, 0, until=b"here and there")) for each in fleet]
+            assert await read(three, 0, until=b"here ") == b"here "
+            proxy.cut(refuse=False)
+            await eventually(lambda: proxy.connections >= 2)
+            go_on.set()
+            assert await asyncio.gather(*following) == [b"here and there"] * 3
+            done = await three.wait_task("t", timeout=20)
+        assert await three.download_blob(done.output_blob_id) == b"here and there"
+
+
+async def test_tasks_go_through_all_replicas_while_redis_is_harmed(
+    fleet: list[Client], redis: RedisServer, tmp_path: Path
+) -> None:
+    one, two, three = fleet
+    nothing = lambda: None  # noqa: E731 - as short as what is done
+    harms = [(nothing, nothing), (redis.stop, redis.start), (redis.flush, nothing), (redis.pause, redis.resume)]
+    async with open_worker(one.target, "reader", "--capability", "read", folder=tmp_path):
+        for number, (harm, mend) in enumerate(harms):
+            await asyncio.to_thread(harm)
+            for turn in range(3):
+                name = f"t{number}-{turn}"
+                await two.delegate("echo", {"a": 1}, task_id=name, required_capabilities=["read"])
+                done = await three.wait_task(name, timeout=20)
+                assert done.state == task_pb2.TASK_STATE_SUCCEEDED
+            await asyncio.to_thread(mend)
+        for client in fleet:
+            await eventually(lambda: is_well(client))  # noqa: B023 - waited for here
+        logs = [await read_log(client) for client in fleet]
+        assert difference(logs[0], logs[1]) == difference(logs[0], logs[2]) == ""
 
 
 async def test_with_redis_commits_do_not_notify_in_the_database(tmp_path: Path, url: str, redis: RedisServer) -> None:

@@ -42,7 +42,7 @@ def test_a_database_url_has_its_store_and_its_clock(tmp_path: Path) -> None:
     assert isinstance(build_clock(load(flags={}, environ={})), SystemClock)
     store = open_store(settings, clock)
     assert isinstance(store, PostgresStore)
-    assert isinstance(build_listener(store, clock, print), PostgresNotifier)
+    assert isinstance(build_listener(store, clock, print, None), PostgresNotifier)
     with pytest.raises(StartError, match="cannot be opened") as caught:
         migrate(settings)
     assert "secret" not in str(caught.value)
@@ -109,8 +109,8 @@ def test_with_redis_servers_tell_each_other_and_the_database_does_not() -> None:
     sharing = build_sharing(settings, clock, hub, "one")
     assert hub.exchange is not None
     store = open_store(settings, clock)
+    assert isinstance(store, PostgresStore)
     assert isinstance(build_listener(store, clock, print, sharing), RedisNotifier)
-    assert build_listener(MemoryStore(clock), clock, print, sharing) is None
     assert build_sharing(load(environ={}), clock, hub, "one") is None
 
 

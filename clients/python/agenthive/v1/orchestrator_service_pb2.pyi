@@ -1675,7 +1675,9 @@ class ComponentHealth(_message.Message):
     SINCE_TIME_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: `store`, `notifier`, `dispatcher`, `event_loop`, `tls`, `runner/<session>`, `plugin/<name>`."""
+    """Its name: `store`, `notifier`, `listener` or `redis`, `dispatcher`, `event_loop`, `tls`, `runner/<session>`,
+    `plugin/<name>`.
+    """
     status: Global___HealthStatus.ValueType
     """How well it works."""
     reason: _builtins.str

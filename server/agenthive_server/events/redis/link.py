@@ -56,8 +56,8 @@ class RedisLink:
             retry=Retry(NoBackoff(), 0),
             client_name="agenthive",
         )
-        # Bounded here, for whole exchanges. The client does it by `asyncio.wait_for`, which is a task for every command,
-        # and up to Python 3.11 may overlook that it was cancelled.
+        # Bounded here, for whole exchanges. The client does it by `asyncio.wait_for`: a task for every command, which
+        # on Python 3.11 may overlook that it was cancelled.
         self._pool.connection_kwargs["socket_timeout"] = None
         try:
             self.connection()

@@ -84,10 +84,15 @@ class RedisNotifier:
             # The first time: what was committed before anyone listened. Then: what nobody told of.
             with suppress(StoreUnavailable):
                 self._ring(await self._head())
-            self._heard = True
-            while self._heard:
-                self._heard = False
-                await self._link.clock.sleep(LOOKED_EVERY)
+            await self._silence()
+
+    async def _silence(self) -> None:
+        """Return when nothing was heard for a while."""
+        self._heard = True
+        while self._heard:
+            self._heard = False
+            await self._link.clock.sleep(LOOKED_EVERY)
+            self._heard = self._heard and self._ear.hearing
 
     def _notified(self, said: bytes) -> None:
         # Anybody who may use this Redis may say anything there.
