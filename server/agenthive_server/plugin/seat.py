@@ -74,7 +74,7 @@ class Seat:
         pause = PAUSE
         while self._role.held and not self._ready and not self._left:
             if await self._told():
-                self._ready = self._role.held and not self._left
+                self._ready = True
                 return
             await self._clock.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
