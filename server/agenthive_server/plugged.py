@@ -88,7 +88,7 @@ def build_host(
     exposed: Callable[[], bool],
 ) -> PluginHost:
     """Return the host of a server's plugins, not opened. Raises `SettingsError`."""
-    return PluginHost(
+    host = PluginHost(
         registry,
         first_states(settings, registry),
         server,
@@ -98,7 +98,11 @@ def build_host(
         bounds=bounds(settings),
         patience=patience(settings),
         exposed=exposed,
+        follows=kernel.following is not None,
+        place=kernel.replicas.me,
     )
+    kernel.observers.append(host.heard)
+    return host
 
 
 def bounds(settings: PluginsSettings) -> Bounds:

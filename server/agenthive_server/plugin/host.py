@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from agenthive_server.kernel.decide import Caller
-from agenthive_server.kernel.errors import KernelError, Refused
-from agenthive_server.kernel.events import EventType
+from agenthive_server.kernel.errors import KernelError, Refused, StoreUnavailable
+from agenthive_server.kernel.events import Event, EventType
 
 from .cell import Bounds
-from .configuration import Raw, configured, with_secrets
-from .instance import Instance, Server
-from .overview import First, Overview, cannot
+from .configuration import Raw
+from .instance import Server
+from .overview import First, Overview
 from .rack import Dispatch, Patience, Rack, Socket
 from .registration import Failure
-from .registry import Registry, conflict
+from .registry import Registry
 from .standing import PluginReport, Standing, State
+from .switches import Switches
 from .troubles import Troubles
 from .wanted import WantedSet, Wish
 
@@ -32,6 +33,18 @@ T = TypeVar("T")
 
 LAST_SWITCH: Final = 10.0
 """Seconds a switch under way may take when the server stops."""
+
+SWITCHES: Final = frozenset(
+    {EventType.PLUGIN_ENABLED, EventType.PLUGIN_DISABLED, EventType.PLUGIN_CONFIGURED, EventType.PLUGIN_FAILED}
+)
+
+FIRST_LOOK: Final = 5.0
+LONGEST_LOOK: Final = 60.0
+"""Seconds between two looks at what was switched on other replicas, should the event have been missed; and between two
+tries to open what cannot be opened here: doubled each time."""
+
+FRESH: Final = 2.0
+"""Seconds for which whoever asks how plugins are waits for what was switched on other replicas."""
 
 
 class PluginHost:
@@ -49,14 +62,21 @@ class PluginHost:
         bounds: Bounds | None = None,
         patience: Patience | None = None,
         exposed: Callable[[], bool] = lambda: False,
+        follows: bool = False,
+        place: str = "",
     ) -> None:
-        """`exposed` says whether others can reach the server, so that it must stay protected."""
+        """`exposed` says whether others can reach the server, so that it must stay protected.
+
+        `follows`: other replicas switch plugins as well. `place`: the name of this one.
+        """
         self.registry = registry
         self._first = first
         self._clock = server.clock
         self._wanted = wanted
-        self._exposed = exposed
-        self._troubles = Troubles(registry, wanted, server.clock, self._keep)
+        self._follows = follows
+        self._rung = asyncio.Event()
+        self._opened = asyncio.Event()
+        self._troubles = Troubles(registry, wanted, server.clock, self._keep, place)
         self._rack = self._troubles.rack = Rack(
             server,
             socket,
@@ -66,6 +86,7 @@ class PluginHost:
             failed=self._troubles.failed,
             blocked=self._troubles.blocked,
         )
+        self._switches = Switches(registry, wanted, self._rack, server.clock, exposed)
         self.overview = Overview(registry, first, self._rack)
         self._lock = asyncio.Lock()
         self._work: set[asyncio.Task[Any]] = set()
@@ -75,7 +96,7 @@ class PluginHost:
 
     async def open(self) -> None:
         """Open the plugins that are wanted. Raises `KernelError` when one that is required cannot be."""
-        wishes = await self._wanted.load()
+        self._switches.turn, wishes = await self._wanted.load()
         standings = self._rack.standings
         for registration in self.registry:
             name = registration.name
@@ -91,6 +112,7 @@ class PluginHost:
         except BaseException:
             await self.close()
             raise
+        self._opened.set()
 
     def _check_wanted(self, wishes: Mapping[str, Wish]) -> None:
         """Raise `Refused` for a plugin that is not there, and without which perhaps nothing may pass.
@@ -102,7 +124,7 @@ class PluginHost:
         wanted |= {name for name, wish in wishes.items() if wish.enabled and wish.closed}
         for name in sorted(wanted):
             if self.registry.find(name) is None:
-                raise cannot(name, self.registry.broken.get(name, "it is not installed"))
+                raise self.registry.missing(name)
 
     async def _open_first(self, standing: Standing) -> None:
         wish = standing.wish
@@ -140,58 +162,23 @@ class PluginHost:
             await self._rack.clear()
 
     async def run(self) -> None:
-        """Tell of failures until cancelled."""
-        await self._troubles.run()
+        """Tell of failures, and follow what is switched elsewhere, until cancelled."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._troubles.run())
+            if self._follows:
+                both.create_task(self._follow())
 
     # Switches -------------------------------------------------------------------------------------------------------
 
     async def enable(self, caller: Caller, name: str) -> PluginReport:
         """Switch a plugin on, for good. Raises `NotFound`, `Refused` (PLUGIN_CONFLICT, PLUGIN_CANNOT_OPEN)."""
         standing = self.overview.standing(name)
-        return await asyncio.shield(self._keep(lambda: self._enable(caller, standing)))
-
-    async def _enable(self, caller: Caller, standing: Standing) -> PluginReport:
-        name = standing.name
-        wish = Wish(enabled=True, config=standing.wish.config, closed=standing.registration.failure is Failure.CLOSED)
-        if standing.on:
-            if not standing.wish.enabled:
-                standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_ENABLED)
-            return self.overview.of(standing)
-        self.registry.check_on(name, self._rack.on())
-        instance = await self._rack.opened(standing, wish.config)
-        try:
-            standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_ENABLED)
-        except BaseException:
-            await self._rack.closed(standing, instance, 0.0)
-            self._rack.stand_down()
-            raise
-        if standing.wish.enabled:
-            await self._rack.replace(standing, instance)
-        else:
-            # This call was made before, and another has come since.
-            await self._rack.closed(standing, instance, 0.0)
-        return self.overview.of(standing)
+        return await self._switched(standing, lambda: self._switches.enable(caller, standing))
 
     async def disable(self, caller: Caller, name: str) -> PluginReport:
         """Switch a plugin off, for good. Raises `NotFound`, `Refused` (PLUGIN_CONFLICT)."""
         standing = self.overview.standing(name)
-        return await asyncio.shield(self._keep(lambda: self._disable(caller, standing)))
-
-    async def _disable(self, caller: Caller, standing: Standing) -> PluginReport:
-        name = standing.name
-        if not standing.on and not standing.wish.enabled:
-            return self.overview.of(standing)
-        self.registry.check_off(name, self._rack.on())
-        if standing.required:
-            raise conflict(name, f"the settings of the server require plugin {name}")
-        if self._exposed() and self._rack.protectors() == [name]:
-            raise conflict(name, f"plugin {name} protects this server, which others can reach")
-        wish = Wish(enabled=False, config=standing.wish.config)
-        standing.wish = await self._wanted.write(caller, name, wish, EventType.PLUGIN_DISABLED)
-        if not standing.wish.enabled:
-            instance = self._rack.take_out(standing, State.DISABLED, "")
-            await self._rack.put_away(standing, instance, self._rack.patience.grace)
-        return self.overview.of(standing)
+        return await self._switched(standing, lambda: self._switches.disable(caller, standing))
 
     async def configure(self, caller: Caller, name: str, raw: Raw, revision: int = 0) -> PluginReport:
         """Change the settings of a plugin, for good; with `revision` only if that is the present one.
@@ -199,59 +186,52 @@ class PluginHost:
         Raises `NotFound`, `BadRequest`, `Conflict`, `Refused` (PLUGIN_CANNOT_OPEN).
         """
         standing = self.overview.standing(name)
-        return await asyncio.shield(self._keep(lambda: self._configure(caller, standing, raw, revision)))
+        return await self._switched(standing, lambda: self._switches.configure(caller, standing, raw, revision))
 
-    async def _configure(self, caller: Caller, standing: Standing, raw: Raw, revision: int) -> PluginReport:
-        present, rack = standing.wish, self._rack
-        raw = with_secrets(standing.registration, raw, present.config)
-        configured(standing.registration, raw)
-        closed = standing.registration.failure is Failure.CLOSED
-        wish = Wish(enabled=present.enabled, config=raw, failed=present.failed, closed=closed)
-        old = standing.instance
-        new = await self._renewed(standing, old, raw) if old is not None else None
-        kind = EventType.PLUGIN_CONFIGURED
-        try:
-            standing.wish = await self._wanted.write(caller, standing.name, wish, kind, expected=revision)
-        except BaseException:
-            if new is not None and old is not None:
-                await rack.closed(standing, new, 0.0)
-                await self._back(standing, old)
-            raise
-        if new is not None and old is not None:
-            await rack.replace(standing, new)
-            if standing.registration.overlaps:
-                await rack.closed(standing, old, rack.patience.grace)
+    async def _switched(self, standing: Standing, switch: Callable[[], Coroutine[Any, Any, None]]) -> PluginReport:
+        await asyncio.shield(self._keep(switch))
         return self.overview.of(standing)
 
-    async def _renewed(self, standing: Standing, old: Instance, raw: Raw) -> Instance:
-        """Return an instance with other settings. Where two must not overlap, the old one is closed before."""
-        rack = self._rack
-        if standing.registration.overlaps:
-            return await rack.opened(standing, raw)
-        if not old.cell.closed:
-            standing.instance = None
-            rack.plug()
-        await rack.detach(standing.name)
-        await rack.closed(standing, old, rack.patience.grace)
-        try:
-            return await rack.opened(standing, raw)
-        except BaseException:
-            await self._back(standing, old)
-            raise
+    # Other replicas -------------------------------------------------------------------------------------------------
 
-    async def _back(self, standing: Standing, old: Instance) -> None:
-        """Go on with the present settings when other ones could not be taken."""
-        if standing.registration.overlaps:
+    def heard(self, events: Sequence[Event]) -> None:
+        """Follow soon when events tell of a switch."""
+        if any(event.type in SWITCHES for event in events):
+            self._rung.set()
+
+    async def fresh(self) -> None:
+        """Return when what was switched on other replicas is so here too, or it takes too long."""
+        if not self._follows:
             return
         try:
-            await self._rack.replace(standing, await self._rack.opened(standing, standing.wish.config))
-        except KernelError as error:
-            _log.error("%s", error.message)
-            standing.settle(State.FAILED, error.message, self._clock.now())
-            await self._rack.release(old)
-            if not old.cell.closed:
-                standing.instance = None
-                self._rack.plug()
+            if self._switches.turn != await self._wanted.turn():
+                await asyncio.wait({self._keep(self._switches.follow)}, timeout=FRESH)
+        except StoreUnavailable:
+            # Operators have to see what is on here all the more.
+            return
+
+    async def _follow(self) -> None:
+        """Follow what is switched elsewhere: when told of it, and now and then."""
+        await self._opened.wait()
+        pause = FIRST_LOOK
+        while True:
+            await self._rest(pause)
+            try:
+                await self._keep(self._switches.follow)
+                if self._switches.missing:
+                    await self._keep(self._switches.try_again)
+            except KernelError as error:
+                _log.warning("what was switched elsewhere could not be followed: %s", error.message)
+            pause = min(2 * pause, LONGEST_LOOK) if self._switches.missing else FIRST_LOOK
+
+    async def _rest(self, seconds: float) -> None:
+        waits = {asyncio.ensure_future(self._rung.wait()), asyncio.ensure_future(self._clock.sleep(seconds))}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        self._rung.clear()
 
     def _keep(self, switch: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Make a switch while no other is made, to the end, whatever becomes of the caller."""

@@ -90,6 +90,7 @@ class Instance:
         self.gap: Gap | None = None
         self.methods: tuple[tuple[ServiceDescriptor, GuardedMethods], ...] = ()
         self._server = server
+        self.closed = False
         # Once it has been started.
         self.seat: Seat | None = None
         self._life: asyncio.Task[None] | None = None
@@ -161,6 +162,7 @@ class Instance:
 
         What does not end within `end` seconds is left behind, and logged.
         """
+        self.closed = True
         self.stop_loops()
         loop = asyncio.get_running_loop()
         until = loop.time() + grace

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from agenthive_server.kernel.errors import NotFound, Refused
+from agenthive_server.kernel.errors import NotFound
 from agenthive_server.kernel.health import Reading, Status
 from agenthive_server.telemetry import Sample
 
@@ -35,10 +35,10 @@ class Overview:
     def standing(self, name: str) -> Standing:
         """Return how a plugin stands. Raises `NotFound`, and `Refused` for one that cannot be used."""
         standing = self._rack.standings.get(name)
+        if name in self._registry.broken or (standing is not None and self._registry.find(name) is None):
+            raise self._registry.missing(name)
         if standing is not None:
             return standing
-        if name in self._registry.broken:
-            raise cannot(name, self._registry.broken[name])
         raise NotFound(f"no plugin {name!r} is installed", reason="PLUGIN_NOT_FOUND", metadata={"name": name})
 
     def services(self) -> dict[str, str]:
@@ -47,13 +47,16 @@ class Overview:
 
     def report(self, name: str) -> PluginReport:
         """Return one plugin as operators see it. Raises `NotFound`."""
-        why = self._registry.broken.get(name)
+        standing, why = self._rack.standings.get(name), self._registry.broken.get(name)
+        if standing is not None:
+            return self.of(standing)
         return _broken(name, why) if why is not None else self.of(self.standing(name))
 
     def reports(self) -> list[PluginReport]:
         """Return all plugins that are installed, by name."""
         found = [self.of(standing) for standing in self._rack.standings.values()]
-        found += [_broken(name, why) for name, why in self._registry.broken.items()]
+        known = self._rack.standings
+        found += [_broken(name, why) for name, why in self._registry.broken.items() if name not in known]
         return sorted(found, key=lambda report: report.name)
 
     def of(self, standing: Standing) -> PluginReport:
@@ -71,7 +74,7 @@ class Overview:
                     reading = Reading(Status.DEGRADED, failing)
                 readings.append((f"plugin/{name}", reading))
         for name, why in self._registry.broken.items():
-            if self._first.get(name, First()).enabled:
+            if self._first.get(name, First()).enabled and name not in self._rack.standings:
                 readings.append((f"plugin/{name}", Reading(Status.DEGRADED, why)))
         return readings
 
@@ -79,11 +82,6 @@ class Overview:
         """Yield what plugins cost, and what they measure themselves."""
         for name, standing in self._rack.standings.items():
             yield from standing.samples(self._rack.dispatch.lag(name))
-
-
-def cannot(name: str, why: str) -> Refused:
-    """Return the error for a plugin that cannot be used."""
-    return Refused(f"plugin {name} cannot be used: {why}", reason="PLUGIN_CANNOT_OPEN", metadata={"plugin": name})
 
 
 def _broken(name: str, why: str) -> PluginReport:

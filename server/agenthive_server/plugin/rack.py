@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.events import EventType
@@ -15,7 +15,8 @@ from agenthive_server.kernel.replicas import Role
 from .cell import Bounds, Cell, Running
 from .configuration import Raw, configured
 from .instance import Instance, Server
-from .registration import Gap, Handler
+from .registration import Gap, Handler, Registration
+from .sealed import sealed
 from .standing import Standing, State
 from .tasks import TaskFactory
 from .watchdog import Block, Watchdog
@@ -93,9 +94,9 @@ class Rack:
         self._factory = TaskFactory(self.running)
         self._watchdog = Watchdog(self.running, self._cells, blocked, server.clock, seconds=bounds.block)
 
-    async def opened(self, standing: Standing, raw: Raw) -> Instance:
+    async def opened(self, standing: Standing, raw: Raw, registration: Registration[Any] | None = None) -> Instance:
         """Return a new instance, which does not act yet. Raises `BadRequest` and `Refused` (PLUGIN_CANNOT_OPEN)."""
-        registration = standing.registration
+        registration = registration or standing.registration
         config = configured(registration, raw)
         self._factory.install()
         self._watchdog.start()
@@ -111,9 +112,17 @@ class Rack:
 
     def install(self, standing: Standing, instance: Instance) -> None:
         """Let an instance act; its handlers and loops are begun by `begin`."""
-        standing.instance = instance
+        standing.instance, standing.sealed = instance, False
         standing.settle(State.ENABLED, "", self.clock.now())
         self.plug()
+
+    async def seal(self, standing: Standing, why: str) -> Instance | None:
+        """Refuse what a plugin should look at that cannot be opened; returns what acted before, to be put away."""
+        instance = await self.opened(standing, {}, sealed(standing.name))
+        old, standing.instance, standing.sealed = standing.instance, instance, True
+        standing.settle(State.FAILED, why, self.clock.now())
+        self.plug()
+        return old
 
     async def begin(self, standing: Standing) -> None:
         """Start handlers and loops of a plugin that acts."""
@@ -160,8 +169,9 @@ class Rack:
     def take_out(self, standing: Standing, state: State, reason: str) -> Instance | None:
         """Let a plugin act no more; returns what is left to be put away."""
         standing.settle(state, reason, self.clock.now())
-        instance, standing.instance = standing.instance, None
-        self.plug()
+        instance, standing.instance, standing.sealed = standing.instance, None, False
+        if instance is not None:
+            self.plug()
         return instance
 
     async def put_away(self, standing: Standing, instance: Instance | None, grace: float) -> None:
@@ -187,14 +197,15 @@ class Rack:
                 await standing.instance.seat.release()
 
     async def closed(self, standing: Standing, instance: Instance, grace: float) -> None:
-        """Close an instance that acts no more."""
-        await instance.close(grace, self.patience.end)
-        standing.retire(instance.cell)
+        """Close an instance that acts no more, unless it is closed already."""
+        if not instance.closed:
+            await instance.close(grace, self.patience.end)
+            standing.retire(instance.cell)
 
     async def clear(self) -> None:
         """Close all, last opened first."""
         for standing in reversed(self.standings.values()):
-            if standing.on:
+            if standing.instance is not None:
                 await self.put_away(standing, self.take_out(standing, State.DISABLED, ""), 0.0)
         self.stand_down()
 
@@ -204,7 +215,7 @@ class Rack:
 
     def stand_down(self) -> None:
         """Without plugins nothing watches, and tasks cost what they cost."""
-        if not self.on():
+        if all(standing.instance is None for standing in self.standings.values()):
             self._factory.remove()
             self._watchdog.stop()
 

@@ -60,6 +60,11 @@ class Registry:
         """Return where in the order a plugin acts."""
         return next(at for at, each in enumerate(self._order) if each.name == name)
 
+    def missing(self, name: str) -> Refused:
+        """Return the error for a plugin that is not there, or of no use."""
+        why = self.broken.get(name, "it is not installed")
+        return Refused(f"plugin {name} cannot be used: {why}", reason="PLUGIN_CANNOT_OPEN", metadata={"plugin": name})
+
     def check_on(self, name: str, others: Collection[str]) -> None:
         """Raise `Refused` (PLUGIN_CONFLICT) when a plugin cannot be on together with others that are."""
         registration = self._order[self.position(name)]

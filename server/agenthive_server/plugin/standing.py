@@ -68,6 +68,8 @@ class Standing:
         self.wish = wish
         self.required = required
         self.instance: Instance | None = None
+        # Whether that only refuses, because the plugin cannot be opened here.
+        self.sealed = False
         # Those it makes itself; they outlive an instance, because a counter never goes back.
         self.metrics = PluginMetrics(registration.name)
         self.state = State.DISABLED
@@ -79,7 +81,7 @@ class Standing:
     @property
     def on(self) -> bool:
         """Whether it takes part."""
-        return self.instance is not None
+        return self.instance is not None and not self.sealed
 
     def settle(self, state: State, reason: str, now: float) -> None:
         """Note its state; since when counts from the last time it was another."""
@@ -95,6 +97,8 @@ class Standing:
 
     def reading(self) -> Reading | None:
         """Return how it is, None for one that is switched off."""
+        if self.sealed:
+            return Reading(Status.DOWN, f"nothing passes without it: {self.reason}")
         if self.state is State.FAILED:
             return Reading(Status.DEGRADED, self.reason)
         if self.instance is None:

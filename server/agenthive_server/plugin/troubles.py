@@ -16,7 +16,7 @@ from .cell import Cell
 from .rack import Rack
 from .registry import Registry
 from .standing import Standing, State
-from .wanted import NAMESPACE, WantedSet, Wish
+from .wanted import NAMESPACE, Overtaken, WantedSet, Wish
 from .watchdog import Block
 
 TELL_EVERY: Final = 5.0
@@ -38,8 +38,10 @@ class Troubles:
         wanted: WantedSet,
         clock: Clock,
         keep: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+        place: str = "",
     ) -> None:
-        """`keep` runs something while no other switch is made."""
+        """`keep` runs something while no other switch is made; `place` names this server among several."""
+        self._on = f" on {place}" if place else ""
         self._registry = registry
         self._wanted = wanted
         self._clock = clock
@@ -98,19 +100,34 @@ class Troubles:
             if other.instance is not None and not other.instance.cell.closed:
                 why = f"switched off because {cell.name}, which it requires, failed"
                 await self._off(self.rack, other, why, "requires", why)
-        await self._off(self.rack, standing, f"switched off because it failed: {act}: {what}", act, what)
+        await self._off(self.rack, standing, f"switched off because it failed{self._on}: {act}: {what}", act, what)
 
     async def _off(self, rack: Rack, standing: Standing, reason: str, act: str, what: str) -> None:
         if standing.instance is not None:
             standing.instance.cell.end()
         instance = rack.take_out(standing, State.FAILED, reason)
-        wish = Wish(enabled=standing.wish.enabled, config=standing.wish.config, failed=reason)
         facts = {"act": act, "error": what, "count": 1, "switched_off": True}
         try:
-            standing.wish = await self._wanted.write(_SERVER, standing.name, wish, EventType.PLUGIN_FAILED, facts)
+            await self._wish_off(standing, reason, facts)
         except KernelError as error:
             _log.warning("that plugin %s is off could not be written: %s", standing.name, error.message)
         await rack.put_away(standing, instance, 0.0)
+
+    async def _wish_off(self, standing: Standing, reason: str, facts: dict[str, Any]) -> None:
+        """Have it off on every server, unless somebody wished for something else meanwhile."""
+        while True:
+            turn, wishes = await self._wanted.load()
+            present = wishes.get(standing.name, standing.wish)
+            if present.revision != standing.wish.revision:
+                return
+            wish = Wish(enabled=present.enabled, config=present.config, failed=reason)
+            kind = EventType.PLUGIN_FAILED
+            try:
+                written = await self._wanted.write(_SERVER, standing.name, wish, kind, facts, turn=turn)
+            except Overtaken:
+                continue
+            standing.wish = written.wish
+            return
 
 
 def _failure(facts: dict[str, Any]) -> Event:

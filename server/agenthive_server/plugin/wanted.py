@@ -1,6 +1,8 @@
 """The wanted set: which plugins are to be on and with which settings, as records in the store.
 
-What the settings file says is the first state of a plugin; a record, once there is one, takes its place.
+What the settings file says is the first state of a plugin; a record, once there is one, takes its place, on every
+replica. Whoever switches a plugin builds on all wishes as they are: the revision of one further record, the *turn*,
+grows with each that is written, and tells every replica whether it knows them all.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ NAMESPACE = "default"
 
 
 PREFIX = "wanted/"
+TURN = "turn"
 NOTHING: Mapping[str, Any] = {}
 
 
@@ -40,6 +43,18 @@ class Wish:
     """Of its record; zero while there is none."""
 
 
+class Overtaken(Exception):
+    """Another wish was written meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A wish as it is now. `turn` is the one in which it was written; None when that was in an earlier call."""
+
+    wish: Wish
+    turn: int | None
+
+
 class WantedSet:
     """Reads and writes wishes. A change is durable, and told by its event, when it returns."""
 
@@ -48,8 +63,14 @@ class WantedSet:
         self._state = state
         self._clock = clock
 
-    async def load(self) -> dict[str, Wish]:
-        """Return all wishes that were ever written, by name."""
+    async def turn(self) -> int:
+        """Return the present turn: it is another when a wish was written."""
+        found = await self._state.get(HOST, TURN)
+        return found.revision if found is not None else 0
+
+    async def load(self) -> tuple[int, dict[str, Wish]]:
+        """Return the turn, and all wishes that were ever written by then, by name."""
+        turn = await self.turn()
         found: dict[str, Wish] = {}
         after = ""
         while True:
@@ -57,7 +78,7 @@ class WantedSet:
             for record in page:
                 found[record.id.removeprefix(PREFIX)] = _wish(record.value, record.revision)
             if len(page) < 500:
-                return found
+                return turn, found
             after = page[-1].id
 
     async def write(
@@ -68,35 +89,43 @@ class WantedSet:
         kind: EventType,
         data: Mapping[str, Any] = NOTHING,
         *,
+        turn: int,
         expected: int = 0,
-    ) -> Wish:
-        """Write a wish and the fact that tells of it; returns it with its revision.
+    ) -> Written:
+        """Write a wish and the fact that tells of it.
 
-        Raises `Conflict` when `expected` is given and not the present revision.
+        Raises `Conflict` when `expected` is given and not the present revision, `Overtaken` when the turn is another.
         """
         key = PREFIX + name
 
-        def decide(view: View) -> Wish:
-            old = cast("StateRecord | None", view.find((Kind.STATE, (HOST, key))))
+        def decide(view: View) -> Written:
+            old, last = _find(view, key), _find(view, TURN)
             revision = old.revision if old is not None else 0
             if recall(view, caller) is not None:
-                return _wish(old.value, revision) if old is not None else wish
+                return Written(_wish(old.value, revision) if old is not None else wish, None)
             if expected and expected != revision:
                 raise revision_mismatch(expected, revision)
+            if turn != (last.revision if last is not None else 0):
+                raise Overtaken
             StateRows(view).write(HOST, key, _bytes(wish))
-            written = cast(StateRecord, view.find((Kind.STATE, (HOST, key))))
+            StateRows(view).write(HOST, TURN, b"")
+            written = cast(StateRecord, _find(view, key))
             facts = {"plugin": name, **data}
             if kind is EventType.PLUGIN_CONFIGURED:
                 facts["revision"] = written.revision
             view.emit(Event(type=kind, namespace=NAMESPACE, data=facts))
             remember(view, caller, [name], self._clock.now())
-            return _wish(written.value, written.revision)
+            return Written(_wish(written.value, written.revision), turn + 1)
 
         return await self._decisions.run(decide)
 
     async def tell(self, events: Sequence[Event]) -> None:
         """Write facts about plugins that change no wish."""
         await self._decisions.run(lambda view: view.emit(*events))
+
+
+def _find(view: View, key: str) -> StateRecord | None:
+    return cast("StateRecord | None", view.find((Kind.STATE, (HOST, key))))
 
 
 def _bytes(wish: Wish) -> bytes:

@@ -23,6 +23,9 @@ MAX_CONFIG_BYTES: Final = 256 * 1024
 class Plugins(Protocol):
     """Knows the plugins and switches them; the plugin host does."""
 
+    async def fresh(self) -> None:
+        """Return when what was switched on other servers is so here too."""
+
     def reports(self) -> Sequence[PluginReport]:
         """Return all that are installed, in any order."""
 
@@ -41,6 +44,9 @@ class Plugins(Protocol):
 
 class NoPlugins:
     """Knows no plugins."""
+
+    async def fresh(self) -> None:
+        """Do nothing."""
 
     def reports(self) -> Sequence[PluginReport]:
         """Return nothing."""
@@ -73,6 +79,7 @@ class PluginMethods:
         """List the plugins by name."""
         size = validate.page_size(request.page_size)
         after = page_after(call, request)
+        await self._plugins.fresh()
         wanted = [p for p in self._plugins.reports() if after is None or p.name > after[1]]
         page = sorted(wanted, key=lambda plugin: plugin.name)[: size + 1]
         token = next_page(call, request, page, size, lambda plugin: ("", plugin.name))
@@ -83,8 +90,10 @@ class PluginMethods:
 
     async def GetPlugin(self, request: pb.GetPluginRequest, call: Call) -> pb.GetPluginResponse:
         """Get one plugin."""
+        name = validate.required_id(request.name, "name")
+        await self._plugins.fresh()
         response = pb.GetPluginResponse()
-        _fill(response.plugin, self._plugins.report(validate.required_id(request.name, "name")))
+        _fill(response.plugin, self._plugins.report(name))
         return response
 
     async def EnablePlugin(self, request: pb.EnablePluginRequest, call: Call) -> pb.EnablePluginResponse:

@@ -399,7 +399,7 @@ async def test_one_that_protects_cannot_be_switched_off_where_others_reach_the_s
     guard = make("guard", lambda ctx: Plugin(protects=True), failure=Failure.CLOSED)
     async with serve(guard, plugins__enabled=["guard"]) as (app, client):
         assert app.plugins.protected
-        app.plugins._exposed = lambda: True
+        app.plugins._switches._exposed = lambda: True
         with pytest.raises(FailedPrecondition, match="protects this server"):
             await client.disable_plugin("guard")
 
