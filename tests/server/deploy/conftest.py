@@ -222,7 +222,7 @@ class Callers:
             while not self._stopped:
                 began = now()
                 try:
-                    # One that changes something, and so has a request id, for an agent that is not there; one that looks.
+                    # One that changes something, and so has a request id, for an agent there is not; one that looks.
                     await client.delegate("nothing", required_capabilities=["nobody-has-it"])
                     await client.health()
                 except Exception as error:  # noqa: BLE001 - whatever a caller would see
