@@ -42,11 +42,13 @@ def capacity() -> Iterator[Figure]:
         return
     synced = {"fsync": "on", "full_page_writes": "on"}
     with open_postgres(binaries, synced) as database, hive("--store", database.url()) as server:
-        before = _postgres_cpu(database)
+        before, mine = _postgres_cpu(database), server.cpu
         yield from _tasks("PostgreSQL", server, call, lambda: _asked(database, _SIZE))
-        share = (_postgres_cpu(database) - before) / server.cpu
+        share = (_postgres_cpu(database) - before) / (server.cpu - mine)
         yield _figure("the same: the database's own CPU, x the server's", share)
         yield _figure("PostgreSQL: connections of a replica", _asked(database, _CONNECTIONS))
+        with hive("--store", database.url()) as other:
+            yield from _followed(server, other, call)
 
 
 def _figure(name: str, value: float) -> Figure:
@@ -68,6 +70,17 @@ def _tasks(name: str, server: Process, call: float, size: Callable[[], float]) -
     yield _figure(f"{name}: bytes kept for a task with its events and request", (size() - before) / done)
 
 
+def _followed(server: Process, other: Process, call: float) -> Iterator[Figure]:
+    time.sleep(SECONDS)
+    for text, in_flight, batch in (("a task", 64, 1), ("the same in batches of 32", 16, 32)):
+        found = []
+        for _ in range(ROUNDS):
+            before = other.cpu
+            done = load("delegate", server, SECONDS, in_flight, batch)["operations"] * (SECONDS + 0.5) / SECONDS
+            found.append((other.cpu - before) / done)
+        yield _figure(f"PostgreSQL: {text}, CPU of each other replica, x echo", statistics.median(found) / call)
+
+
 def _readers(server: Process) -> Iterator[Figure]:
     found = []
     command = [sys.executable, "-m", "tests.bench.readers", "burst", server.target, str(SUBSCRIBERS), str(TASKS)]
@@ -85,8 +98,10 @@ def _beats(server: Process, call: float) -> Iterator[Figure]:
     began, quiet = server.cpu, time.monotonic()
     time.sleep(SECONDS)
     idle = (server.cpu - began) / (time.monotonic() - quiet)
-    memory = server.memory()
+    memory, began = server.memory(), server.cpu
     with idle_workers("sessions", server, SESSIONS):
+        opened = (server.cpu - began) / SESSIONS
+        yield _figure("a session opened, with a new agent: server CPU, x echo", opened / call)
         yield _figure("a session with its own connection: KiB", (server.memory() - memory) * 1024 / SESSIONS)
         time.sleep(2.0)
         found = []
