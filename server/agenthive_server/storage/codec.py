@@ -148,24 +148,24 @@ def unpack_events(last: int, first: int, time: float, body: bytes) -> list[Event
 
 
 def _event(said: _Said, sequence: int, last: int, time: float) -> Event:
+    kind = _EVENT_TYPES.get(said.type)
+    if kind is None:
+        raise Unreadable(f"an event of the unknown type {said.type}")
+    # By position, which takes half of the time.
     return Event(
-        type=_event_type(said.type),
-        namespace=said.namespace,
-        task_id=said.task_id,
-        agent_id=said.agent_id,
-        session_id=said.session_id,
-        role=said.role,
-        labels=said.labels or {},
-        ancestors=said.ancestors or (),
-        data={**said.data, **said.errors} if said.errors else said.data,
-        sequence=sequence,
-        last=last,
-        time=time,
+        kind,
+        said.namespace,
+        said.task_id,
+        said.agent_id,
+        said.session_id,
+        said.role,
+        said.labels or {},
+        said.ancestors or (),
+        {**said.data, **said.errors} if said.errors else said.data,
+        sequence,
+        last,
+        time,
     )
 
 
-def _event_type(number: int) -> EventType:
-    try:
-        return EventType(number)
-    except ValueError:
-        raise Unreadable(f"an event of the unknown type {number}") from None
+_EVENT_TYPES = {kind.value: kind for kind in EventType}
