@@ -33,8 +33,14 @@ PAUSE: Final = 0.1
 READ: Final = 500
 """Records read at once."""
 
-PACE: Final = 0.004
-"""Seconds between two looks at what others commit, so that under load one look serves many groups."""
+CALM: Final = 0.001
+PACE: Final = 0.008
+FEW: Final = 2
+"""Seconds between two looks at what others commit, when the last found few groups or more: under load one look serves
+many."""
+
+MANY: Final = 100
+"""Groups found at once after which there may be more."""
 
 FOLLOWED: Final = (Kind.SESSION, Kind.AGENT, Kind.MESSAGE, Kind.BROADCAST, Kind.CURSOR, Kind.TASK)
 """What fills the memory, with the progress of the tasks."""
@@ -69,7 +75,7 @@ class Following:
         self._asked: list[asyncio.Future[None]] = []
         self._woken = asyncio.Event()
         self._rung = 0
-        self._looked = float("-inf")
+        self._next_look = float("-inf")
         self.failing = ""
         # How often the memory was filled anew because too much was missed.
         self.refills = 0
@@ -165,21 +171,19 @@ class Following:
         finally:
             _fail(self._asked, StoreUnavailable("the server is stopping"))
 
+    async def look(self) -> None:
+        """See to it that the feed is read now and then although nobody rings, until cancelled."""
+        while True:
+            await self._clock.sleep(LOOK_EVERY)
+            self._woken.set()
+
     async def _wait(self) -> None:
-        """Return when there is something to do, or it is time to look."""
-        if not self._woken.is_set():
-            sleep = asyncio.ensure_future(self._clock.sleep(LOOK_EVERY))
-            woken = asyncio.ensure_future(self._woken.wait())
-            try:
-                await asyncio.wait((sleep, woken), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                sleep.cancel()
-                woken.cancel()
-        pause = self._looked + PACE - self._clock.monotonic()
+        """Return when there is something to do, and not too soon after the last time."""
+        await self._woken.wait()
+        pause = self._next_look - self._clock.monotonic()
         if pause > 0 and not self._asked:
             await self._clock.sleep(pause)
         self._woken.clear()
-        self._looked = self._clock.monotonic()
 
     async def catch_up(self, until: int) -> None:
         """Follow the feed until nothing more is in it, and at least to a group. Raises `StoreUnavailable`."""
@@ -194,11 +198,12 @@ class Following:
                 await self.fill()
             elif found:
                 await self._take(found)
+                self._next_look = self._clock.monotonic() + (CALM if len(found) <= FEW else PACE)
             elif self.group < max(until, bound or 0):
                 raise StoreUnavailable("what other replicas changed cannot be read yet")
-            elif not self._own:
-                return
             self._turn()
+            if self.group >= until and not self._own and len(found) < MANY:
+                return
 
     async def _take(self, found: Sequence[Change]) -> None:
         """Take over what some groups did, and tell of it."""

@@ -135,13 +135,15 @@ class Kernel:
 
     def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """Return the background loops by name; each runs until it is cancelled."""
-        return {
+        loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
             "dispatcher": self.dispatcher.run,
             "followups": self.followups.run,
             "reaper": self.reaper.run,
             "supervisor": self.supervisor.run,
-            **({"following": self.following.run} if self.following is not None else {}),
         }
+        if self.following is not None:
+            loops |= {"following": self.following.run, "following_look": self.following.look}
+        return loops
 
     # What follows a commit; called by the committer, never by a caller's task -----------------------------------------
 
