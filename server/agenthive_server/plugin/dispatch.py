@@ -23,8 +23,8 @@ from agenthive_server.kernel.ports import Chance, Notifier
 from agenthive_server.kernel.records import CursorRecord, Key, Kind
 from agenthive_server.kernel.replicas import AlwaysHeld, Role
 
+from .caller import Deal, Tell
 from .follower import Follower
-from .registration import Gap, Handler
 
 READ: Final = 1_000
 PACE: Final = 0.01
@@ -64,7 +64,7 @@ class Dispatcher:
     # Plugins come and go --------------------------------------------------------------------------------------------
 
     async def attach(
-        self, plugin: str, handlers: Mapping[EventType, Handler], gap: Gap | None = None, *, role: Role | None = None
+        self, plugin: str, handlers: Mapping[EventType, Deal], gap: Tell | None = None, *, role: Role | None = None
     ) -> None:
         """Begin to call handlers: where they left off, or, for a plugin that had none before, with what happens next.
 

@@ -14,14 +14,17 @@ T = TypeVar("T")
 Steps = Generator[Any, Any, T]
 
 
+def never() -> bool:
+    """Say no."""
+    return False
+
+
 def steps_of(awaitable: Awaitable[T]) -> Steps[T]:
     """Return the steps of an awaitable, not begun."""
-    if type(awaitable) is CoroutineType:
-        return awaitable  # type: ignore[return-value]  # a coroutine is its own steps
     steps = awaitable.__await__()
-    if not hasattr(steps, "throw"):
-        return steps_of(_awaited(awaitable))
-    return steps
+    if type(awaitable) is CoroutineType or hasattr(steps, "throw"):
+        return steps
+    return steps_of(_awaited(awaitable))
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:
@@ -84,8 +87,21 @@ class driven(Coroutine[Any, Any, T]):  # noqa: N801 - reads as a verb: `await dr
         return self.send(None)
 
 
+class Rest(Awaitable[T]):
+    """Steps that have begun, to be awaited; `resumed` makes them."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Generator[Any, Any, T]) -> None:
+        self._steps = steps
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        """Let the steps be awaited."""
+        return self._steps
+
+
 def resumed(
-    steps: Steps[T], running: Running, act: Act | None, yielded: Any, given_up: Callable[[], bool]
+    steps: Steps[T], running: Running, act: Act | None, yielded: Any, given_up: Callable[[], bool] = never
 ) -> Generator[Any, Any, T]:
     """Go on with steps that have begun, of which the last yielded `yielded`.
 
@@ -96,7 +112,11 @@ def resumed(
         try:
             yield yielded
         except GeneratorExit:
-            steps.close()
+            outer, running.act = running.act, act
+            try:
+                steps.close()
+            finally:
+                running.act = outer
             raise
         except BaseException as thrown:  # noqa: BLE001 - whatever it is, it is the steps' to deal with
             error = thrown

@@ -20,8 +20,7 @@ from agenthive_server.kernel.events import Event, EventType
 from agenthive_server.kernel.ports import Chance
 from agenthive_server.kernel.replicas import Role
 
-from .caller import LONGEST_PAUSE, Caller, LeftOut
-from .registration import Gap, Handler
+from .caller import LONGEST_PAUSE, Caller, Deal, LeftOut, Tell
 
 READ: Final = 500
 BREATH: Final = 0.002
@@ -42,8 +41,8 @@ class Follower:
     def __init__(
         self,
         plugin: str,
-        handlers: Mapping[EventType, Handler],
-        gap: Gap | None,
+        handlers: Mapping[EventType, Deal],
+        gap: Tell | None,
         *,
         log: EventLog,
         clock: Clock,
@@ -55,7 +54,8 @@ class Follower:
     ) -> None:
         """`load` returns the stored cursor, `pumped` how far the pump is; `moved` is called when it got on itself."""
         self.plugin = plugin
-        self.handlers = dict(handlers)
+        # With their names as people know them: looking that up costs as much as a simple handler.
+        self.handlers = {kind: (handler, EventType(kind).name) for kind, handler in handlers.items()}
         self.role = role
         # The cursor as it is stored, and whether events were dealt with since.
         self.saved = 0
@@ -118,8 +118,9 @@ class Follower:
         if len(self._queue) >= MOST:
             self.fall_behind()
             return
+        if not self._queue:
+            self._wake.set()
         self._queue.append(event)
-        self._wake.set()
 
     def fall_behind(self) -> None:
         """Read the log itself from now on."""
@@ -165,13 +166,28 @@ class Follower:
         elif not self._live:
             await self._catch_up()
         elif self._queue:
-            event = self._queue[0]
-            # Left in the queue until it was dealt with: whoever asks how far it is must not be told too much.
-            if await self._deal_with(event) and self._queue and self._queue[0] is event:
-                self._queue.popleft()
+            await self._work_off()
         else:
             self._wake.clear()
             await self._wake.wait()
+
+    async def _work_off(self) -> None:
+        """Deal with what waits in the queue, until something has to be waited for or others must be let run."""
+        queue, time, until = self._queue, asyncio.get_running_loop().time, self._breathed + BREATH
+        waits = None
+        while queue and waits is None:
+            # Left in the queue until it was dealt with: whoever asks how far it is must not be told too much.
+            event = queue[0]
+            waits = self._deal_with(event)
+            if waits is not None and not await waits:
+                break
+            if queue and queue[0] is event:
+                queue.popleft()
+            self.dirty = True
+            if time() > until:
+                break
+        if self.dirty:
+            self._moved()
 
     async def _catch_up(self) -> None:
         try:
@@ -181,26 +197,37 @@ class Follower:
             return
         for event in events:
             await self._breathe()
-            if self._parked or not self.role.held or self.leave_out > self._done or not await self._deal_with(event):
+            if self._parked or not self.role.held or self.leave_out > self._done:
                 return
+            waits = self._deal_with(event)
+            if waits is not None and not await waits:
+                return
+            if event.type in self.handlers:
+                self._note()
         # Nobody else runs between this look and becoming live, so nothing falls in between.
         if self._done >= self._pumped():
             self._live = True
         elif not events:
             await self._clock.sleep(TROUBLE_PAUSE)
 
-    async def _deal_with(self, event: Event) -> bool:
-        """Have an event handled; returns whether it was, not left out."""
-        handler = self.handlers.get(event.type)
-        if handler is not None:
-            try:
-                await self._caller.insist(lambda: handler(_own(event)), event.sequence, event.type.name)
-            except LeftOut:
-                return False
+    def _deal_with(self, event: Event) -> Awaitable[bool] | None:
+        """Have an event handled; returns None when it was at once, else to be awaited: whether it was, not left out."""
+        handled = self.handlers.get(event.type)
+        if handled is not None:
+            waits = self._caller.deal(*handled, event)
+            if waits is not None:
+                return self._wait_for(waits, event)
         self._done = event.sequence
         self._trouble = ""
-        if handler is not None:
-            self._note()
+        return None
+
+    async def _wait_for(self, waits: Awaitable[None], event: Event) -> bool:
+        try:
+            await waits
+        except LeftOut:
+            return False
+        self._done = event.sequence
+        self._trouble = ""
         return True
 
     async def _breathe(self) -> None:
@@ -227,21 +254,3 @@ class Follower:
     def _note(self) -> None:
         self.dirty = True
         self._moved()
-
-
-def _own(event: Event) -> Event:
-    """Return a copy for code that may do anything with it; the event itself is shared by all readers."""
-    return Event(
-        type=event.type,
-        namespace=event.namespace,
-        task_id=event.task_id,
-        agent_id=event.agent_id,
-        session_id=event.session_id,
-        role=event.role,
-        labels=dict(event.labels),
-        ancestors=event.ancestors,
-        data=dict(event.data),
-        sequence=event.sequence,
-        last=event.last,
-        time=event.time,
-    )

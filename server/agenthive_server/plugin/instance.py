@@ -21,6 +21,7 @@ from agenthive_server.kernel.replicas import Role
 
 from . import tasks
 from .buckets import Buckets
+from .caller import Deal, Tell
 from .calls import Stage
 from .cell import OPEN, Cell
 from .context import PluginContext, State, VitalsReading
@@ -30,7 +31,7 @@ from .metrics import PluginMetrics
 from .outside import outside
 from .patience import FAILURES
 from .ports import Verbs
-from .registration import Gap, Handler, Hooks, Plugin, Registration
+from .registration import Hooks, Plugin, Registration
 from .seat import Seat
 from .services import GuardedMethods, check_services
 
@@ -86,8 +87,8 @@ class Instance:
         self.plugin = Plugin()
         self.interceptors: tuple[Guarded, ...] = ()
         self.hooks: dict[str, Any] = {}
-        self.handlers: dict[EventType, Handler] = {}
-        self.gap: Gap | None = None
+        self.handlers: dict[EventType, Deal] = {}
+        self.gap: Tell | None = None
         self.methods: tuple[tuple[ServiceDescriptor, GuardedMethods], ...] = ()
         self._server = server
         self.closed = False

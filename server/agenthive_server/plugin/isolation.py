@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import ParamSpec, TypeVar
+from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
 
 from agenthive_server.kernel.assign import Candidate, Scorer
 from agenthive_server.kernel.decide import NotLoaded
@@ -19,11 +19,13 @@ from agenthive_server.kernel.tasks import TaskSpec
 
 from .calls import Call, Interceptor, Outcome
 from .cell import Act
-from .driving import driven, steps_of
+from .driving import Rest, Steps, resumed, steps_of
 from .patience import FAILURES, blame, skip, wait_after, wait_before
 
 P = TypeVar("P", bound=Proposal)
-G = ParamSpec("G")
+G = TypeVarTuple("G")
+
+_DONE: Final = object()
 
 
 class Guarded:
@@ -145,21 +147,44 @@ def guard_hook(hook: Callable[[P], None], act: Act, amendable: frozenset[str]) -
     return guarded
 
 
-def guard_handler(handler: Callable[G, Awaitable[None]], act: Act) -> Callable[G, Awaitable[None]]:
-    """Return a handler that is timed and counted. What it raises goes on to the dispatcher, which tries it again."""
+def guard_handler(
+    handler: Callable[[Unpack[G]], Awaitable[None]], act: Act
+) -> Callable[[Unpack[G]], Awaitable[None] | None]:
+    """Return a handler that is timed and counted. What it raises goes on to the dispatcher, which tries it again.
 
-    async def guarded(*given: G.args, **named: G.kwargs) -> None:
+    It takes its first step when it is called, and returns None when that was all.
+    """
+    running, now = act.cell.running, perf_counter
+
+    def guarded(*given: *G) -> Awaitable[None] | None:
         act.calls += 1
-        began = perf_counter()
+        outer = running.act
+        running.act = act
+        began = now()
         try:
-            await driven(steps_of(handler(*given, **named)), act.cell.running, act)
+            steps = steps_of(handler(*given))
+            # Sending would end in an exception, which costs as much as a simple handler.
+            yielded = next(steps, _DONE)
         except FAILURES:
             act.failures += 1
             raise
         finally:
-            act.seconds += perf_counter() - began
+            running.act = outer
+            act.seconds += now() - began
+        return None if yielded is _DONE else _go_on(steps, yielded, act)
 
     return guarded
+
+
+async def _go_on(steps: Steps[None], yielded: Any, act: Act) -> None:
+    began = perf_counter()
+    try:
+        await Rest(resumed(steps, act.cell.running, act, yielded))
+    except FAILURES:
+        act.failures += 1
+        raise
+    finally:
+        act.seconds += perf_counter() - began
 
 
 def guard_score(score: Scorer, act: Act) -> Scorer:

@@ -47,8 +47,11 @@ class Counter(_Metric):
 
     def add(self, amount: float = 1.0, *values: str) -> None:
         """Count; `values` are those of its labels, in their order."""
-        key = self._key(values)
-        self._series[key] = self._series.get(key, 0.0) + amount
+        try:
+            self._series[values] += amount
+        except KeyError:
+            key = self._key(values)
+            self._series[key] = self._series.get(key, 0.0) + amount
 
 
 class Gauge(_Metric):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from contextvars import ContextVar
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,29 +21,35 @@ _pack = msgspec.msgpack.Encoder().encode
 class Occasion:
     """One event, and the calls made because of it so far."""
 
-    __slots__ = ("_asked", "_sequence", "_token")
+    __slots__ = ("_asked", "_token", "sequence")
 
     def __init__(self, sequence: int) -> None:
-        self._sequence = sequence
+        self.sequence = sequence
         self._asked: Counter[str] | None = None
 
     def __enter__(self) -> None:
         """Let what is called from now on, and the tasks made there, act because of this event."""
-        self._token = _present.set(self)
+        self._token = enter(self)
 
     def __exit__(self, *_: object) -> None:
         """Let what is called from now on act as before."""
-        _present.reset(self._token)
+        leave(self._token)
 
     def request_id(self, digest: str) -> str:
         """Return the request id of the next call with this digest."""
         if self._asked is None:
             self._asked = Counter()
         self._asked[digest] += 1
-        return f"{self._sequence}-{digest}-{self._asked[digest]}"
+        return f"{self.sequence}-{digest}-{self._asked[digest]}"
 
 
 _present: ContextVar[Occasion | None] = ContextVar("agenthive_plugin_occasion", default=None)
+
+
+enter: Final = _present.set
+"""Let what is called from now on act on an occasion, until `leave` is given what this returns; `with` does the same."""
+
+leave: Final = _present.reset
 
 
 def present() -> Occasion | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from agenthive_server.kernel.errors import KernelError, Refused
 
 from .calls import Call
 from .cell import Act
-from .driving import resumed, steps_of
+from .driving import Rest, resumed, steps_of
 
 FAILURES: Final = (Exception, SystemExit)
 """What a plugin raises that stays with it; all that is no cancellation, and no signal."""
@@ -104,22 +104,10 @@ async def _patiently(waits: Awaitable[None], call: Call, act: Act) -> None:
     try:
         async with limit:
             cell.waits.add(limit)
-            await _Rest(resumed(steps, running, act, yielded, limit.expired))
+            await Rest(resumed(steps, running, act, yielded, limit.expired))
     except TimeoutError:
         if limit.expired():
             raise _OutOfPatience from None
         raise
     finally:
         cell.waits.discard(limit)
-
-
-class _Rest:
-    """Steps that have begun, to be awaited."""
-
-    __slots__ = ("_steps",)
-
-    def __init__(self, steps: Any) -> None:
-        self._steps = steps
-
-    def __await__(self) -> Any:
-        return self._steps

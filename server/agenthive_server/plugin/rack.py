@@ -12,10 +12,11 @@ from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.events import EventType
 from agenthive_server.kernel.replicas import Role
 
+from .caller import Deal, Tell
 from .cell import Bounds, Cell, Running
 from .configuration import Raw, configured
 from .instance import Instance, Server
-from .registration import Gap, Handler, Registration
+from .registration import Registration
 from .sealed import sealed
 from .standing import Standing, State
 from .tasks import TaskFactory
@@ -49,7 +50,7 @@ class Dispatch(Protocol):
     """Calls the handlers of plugins, each from its own cursor."""
 
     async def attach(
-        self, plugin: str, handlers: Mapping[EventType, Handler], gap: Gap | None = None, *, role: Role | None = None
+        self, plugin: str, handlers: Mapping[EventType, Deal], gap: Tell | None = None, *, role: Role | None = None
     ) -> None:
         """Begin to call handlers, where they left off; `gap` where events are gone they had not come to.
 

@@ -14,7 +14,7 @@ from agenthive_server.kernel.proposals import Delegating, Joining
 from agenthive_server.kernel.tasks import TaskSpec
 from agenthive_server.plugin.api import OK, Audience, Call, Failure, Outcome, Policy, Stage
 from agenthive_server.plugin.cell import Act, Bounds, Cell, Running
-from agenthive_server.plugin.isolation import Guarded, guard_hook, guard_score
+from agenthive_server.plugin.isolation import Guarded, guard_handler, guard_hook, guard_score
 
 
 class Told:
@@ -303,3 +303,57 @@ def test_a_score_that_is_none_has_no_say(score: float) -> None:
     assert (
         guard_score(lambda task, candidate: 2.0, new_cell()[0].act("HOOK", "s"))(TaskSpec(type="w"), candidate) == 2.0
     )
+
+
+async def test_every_step_of_a_handler_is_known_to_be_its_own() -> None:
+    cell, _, _ = new_cell()
+    act, gate, seen = cell.act("HANDLER", "X"), asyncio.Event(), []
+
+    async def handler(number: int) -> None:
+        try:
+            seen.append(cell.running.act)
+            if number > 1:
+                await gate.wait()
+                seen.append(cell.running.act)
+        finally:
+            seen.append(cell.running.act)
+
+    wall = guard_handler(handler, act)
+    assert wall(1) is None
+    assert (seen, cell.running.act, act.calls) == ([act, act], None, 1)
+    for number in (2, 3):
+        waits = wall(number)
+        assert waits is not None
+        task = asyncio.ensure_future(waits)
+        await asyncio.sleep(0)
+        assert (len(seen), cell.running.act) == (3, None)
+        if number == 2:
+            gate.set()
+            await task
+            gate.clear()
+        else:
+            task.cancel()
+            await asyncio.wait({task})
+            assert task.cancelled()
+        assert (set(seen), cell.running.act, act.failures) == ({act}, None, 0)
+        del seen[2:]
+    assert act.seconds > 0
+
+
+async def test_a_handler_that_fails_is_counted_before_it_waits_and_after() -> None:
+    cell, told, _ = new_cell()
+    act = cell.act("HANDLER", "X")
+
+    async def handler(late: bool) -> None:
+        if late:
+            await asyncio.sleep(0)
+        raise LookupError
+
+    wall = guard_handler(handler, act)
+    with pytest.raises(LookupError):
+        wall(False)
+    waits = wall(True)
+    assert waits is not None
+    with pytest.raises(LookupError):
+        await waits
+    assert (act.failures, cell.running.act, told.lines) == (2, None, [])
