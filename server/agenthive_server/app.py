@@ -215,6 +215,7 @@ class App:
             self.clock,
             self._facts,
             self.sharing,
+            self.vitals.present,
         )
         self.vitals.add(replica.probe)
         return replica

@@ -33,15 +33,23 @@ class Replica:
         clock: Clock,
         facts: Callable[[], str],
         sharing: Sharing | None,
+        present: Callable[[bool], None],
     ) -> None:
-        """`sharing`: what they share over Redis, None without it."""
+        """`sharing`: what they share over Redis, None without it. `present` is told when it is away, and back."""
         self._kernel = kernel
         self._log = log
         self._committer = committer
         self._subscriptions = subscriptions
         self._listener = build_listener(store, clock, self._heard, sharing)
         self._sharing = sharing
-        store.follow(caught_up=kernel.decisions.fresh, went=self._away, recover=self._recover, facts=facts)
+        self._present = present
+        store.follow(
+            caught_up=kernel.decisions.fresh,
+            went=self._away,
+            recover=self._recover,
+            facts=facts,
+            came=lambda: present(True),
+        )
 
     def loops(self) -> dict[str, Loop]:
         """Return the loops it needs by name; after the log was opened."""
@@ -67,6 +75,7 @@ class Replica:
 
     def _away(self) -> None:
         """Send everyone elsewhere: this replica may have been replaced, and acknowledges nothing."""
+        self._present(False)
         self._kernel.sessions.send_away()
         self._subscriptions.send_away()
 

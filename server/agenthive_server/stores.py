@@ -55,6 +55,7 @@ class Shared(Feed, Protocol):
         went: Callable[[], None],
         recover: Callable[[], Awaitable[None]],
         facts: Callable[[], str],
+        came: Callable[[], None] = lambda: None,
     ) -> None:
         """Name who takes part; see `storage.postgres.store`."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -72,6 +73,8 @@ class Vitals:
         self._start_time = clock.now()
         self._ping_latency: float | None = None
         self._ping_failure = ""
+        self._away = False
+        self._asked = asyncio.Event()
         self.lag = LoopLag()
         self.census = Census(kernel.memory, kernel.agents.shown, clock)
         kernel.observers.append(self.census.observe)
@@ -95,13 +98,31 @@ class Vitals:
                 self._ping_failure = ""
             except KernelError as error:
                 self._ping_failure = error.message
-            self._board.serve(serving=not self._ping_failure)
+            self._board.serve(serving=not self._ping_failure and not self._away)
             self._output.expire()
-            await self._clock.sleep(PING_EVERY)
+            await self._pause()
+
+    def present(self, there: bool) -> None:
+        """Take the server out of service at once; when it is `there` again, see at once whether it can serve."""
+        self._away = not there
+        if self._away:
+            self._board.serve(serving=False)
+        self._asked.set()
+
+    async def _pause(self) -> None:
+        """Return when it is time to read again, or somebody has asked for it."""
+        asked = asyncio.ensure_future(self._asked.wait())
+        sleep = asyncio.ensure_future(self._clock.sleep(PING_EVERY))
+        try:
+            await asyncio.wait((asked, sleep), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            asked.cancel()
+            sleep.cancel()
+        self._asked.clear()
 
     def _store_reading(self) -> list[tuple[str, Reading]]:
-        if self._ping_failure:
-            return [("store", Reading(Status.DOWN, self._ping_failure))]
+        if self._ping_failure or self._away:
+            return [("store", Reading(Status.DOWN, self._ping_failure or self._store.writable))]
         if self._store.writable:
             return [("store", Reading(Status.DEGRADED, f"cannot be written: {self._store.writable}"))]
         if self._disk.low:

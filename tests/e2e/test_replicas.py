@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 
+import grpc
 import pytest
 from agenthive.client import Client
 from agenthive.errors import HiveError, NotFound
@@ -21,6 +22,9 @@ from agenthive_server.testing.history import difference, facts, fold, read_log
 from agenthive_server.testing.postgres import PostgresServer
 from agenthive_server.testing.proxy import open_proxy
 from agenthive_server.testing.waiting import eventually
+from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships without types
+
+SERVING, NOT_SERVING = 1, 2
 
 _PLACES = itertools.count()
 
@@ -197,7 +201,13 @@ async def test_a_rolling_restart_burns_no_attempt_and_no_event(fleet: Fleet, tmp
 async def test_a_replica_that_slept_too_long_was_replaced_and_joins_again(fleet: Fleet, tmp_path: Path) -> None:
     number = await _dispatcher(fleet)
     sleeper, other = fleet.servers[number], fleet.clients[(number + 1) % 3]
-    async with open_proxy(*fleet.targets) as balancer, open_worker(balancer.target, "w", folder=tmp_path):
+    async with (
+        open_proxy(*fleet.targets) as balancer,
+        open_worker(balancer.target, "w", folder=tmp_path),
+        grpc.aio.insecure_channel(sleeper.target) as channel,
+    ):
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="readiness"))
+        assert (await watch.read()).status == SERVING
         assert sleeper.process is not None
         sleeper.process.send_signal(signal.SIGSTOP)
         done = await other.wait_task((await other.delegate("any", role="nobody")).task_id, timeout=6)
@@ -212,6 +222,7 @@ async def test_a_replica_that_slept_too_long_was_replaced_and_joins_again(fleet:
                 return False
             return (await other.wait_task(task.task_id, timeout=10)).state == task_pb2.TASK_STATE_SUCCEEDED
 
+        assert [(await watch.read()).status for _ in range(2)] == [NOT_SERVING, SERVING]
         await eventually(back, limit=40)
         assert "replica_joined_again" in sleeper.log()
         fold(await read_log(other))

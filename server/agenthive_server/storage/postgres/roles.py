@@ -68,7 +68,8 @@ class Leases:
 
         The row is None when it is not there any more. One whose time is over and that nobody removed is kept.
         """
-        return await self._link.call(lambda db: self._renew(db, own))
+        # No longer than the row lasts: a database that says nothing is noticed when it ends.
+        return await self._link.call(lambda db: self._renew(db, own), limit=SPAN)
 
     async def expel(self, row: RoleRecord, *, gone: bool = False) -> bool:
         """Remove the row of a replica if its time is over; at once when the replica is known to be `gone`."""

@@ -94,13 +94,16 @@ class PostgresStore:
         went: Callable[[], None],
         recover: Callable[[], Awaitable[None]],
         facts: Callable[[], str],
+        came: Callable[[], None] = lambda: None,
     ) -> None:
         """Name who takes part, before `open`: `caught_up` waits until everything committed is known here.
 
         `went` is called when this replica may have been replaced, `recover` before it commits again when it has been:
-        it reads everything anew. `facts` is what this replica tells the others of itself, as JSON.
+        it reads everything anew, and `came` when all is well again. `facts` is what this replica tells the others of
+        itself, as JSON.
         """
-        self.tenure.caught_up, self.tenure.went, self.tenure.facts = caught_up, went, facts
+        self.tenure.caught_up, self.tenure.facts = caught_up, facts
+        self.tenure.went, self.tenure.came = went, came
         self._recover = recover
 
     async def _rejoined(self) -> None:

@@ -45,8 +45,9 @@ class Tenure:
         # Why this server must not act at present; empty while all is well.
         self.lost = ""
         self.roster = Roster({}, 0.0)
-        # Called when it is away, and when it has joined again but not yet begun to commit.
+        # Called when it is away, when it is back, and when it has joined again but not yet begun to commit.
         self.went: Callable[[], None] = lambda: None
+        self.came: Callable[[], None] = lambda: None
         self.rejoined: Callable[[], Awaitable[None]] = _nothing
         # Waits until this server knows everything that is committed.
         self.caught_up: Callable[[], Awaitable[None]] = _nothing
@@ -159,7 +160,7 @@ class Tenure:
         self._renewed_at = self._clock.monotonic()
         if self.lost == AWAY:
             _log.warning("replica_is_back", extra={"replica": self.me})
-            self.lost = ""
+            self._back()
         self.roster = await self._without_the_dead(roster)
         self._known.update(roster.members())
         for role in self._roles.values():
@@ -181,8 +182,12 @@ class Tenure:
         await self._join()
         await self._look()
         await self.rejoined()
-        self.lost = ""
         _log.warning("replica_joined_again", extra={"replica": self.me})
+        self._back()
+
+    def _back(self) -> None:
+        self.lost = ""
+        self.came()
 
     def _away(self, why: str) -> None:
         if self.lost != why:

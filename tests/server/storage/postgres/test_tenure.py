@@ -82,7 +82,13 @@ async def test_one_that_slept_too_long_commits_nothing_joins_again_and_knows_all
     async def caught_up() -> None:
         pass
 
-    asleep.follow(caught_up=caught_up, went=lambda: told.append("away"), recover=recover, facts=str)
+    asleep.follow(
+        caught_up=caught_up,
+        went=lambda: told.append("away"),
+        recover=recover,
+        facts=str,
+        came=lambda: told.append("is back"),
+    )
     await asleep.open()
     await other.open()
     await asleep.commit([changing(task("a"))])
@@ -99,7 +105,7 @@ async def test_one_that_slept_too_long_commits_nothing_joins_again_and_knows_all
     with pytest.raises(StoreUnavailable, match="joining again"):
         await asleep.ping()
     asleep_clock.move(RENEWED_EVERY)
-    await eventually(lambda: told == ["away", "recovers"] and not asleep.tenure.lost)
+    await eventually(lambda: told == ["away", "recovers", "is back"] and not asleep.tenure.lost)
     assert await asleep.commit([changing(task("d"))]) == [COMMITTED]
     assert await other.get(Kind.TASK, [("default", name) for name in "abcd"]) == [
         task("a"),
@@ -171,7 +177,7 @@ async def test_a_servers_clock_follows_the_databases(new_store: NewStore) -> Non
 
 async def test_without_a_database_one_is_away_and_closes_soon(distant: PostgresStore, network: object) -> None:
     told: list[str] = []
-    distant.tenure.went = lambda: told.append("away")
+    distant.tenure.went, distant.tenure.came = lambda: told.append("away"), lambda: told.append("back")
     network.down = True  # type: ignore[attr-defined] # the network of this folder's conftest
     network.cut()  # type: ignore[attr-defined] # the network of this folder's conftest
     await eventually(lambda: bool(distant.tenure.lost))
@@ -179,6 +185,7 @@ async def test_without_a_database_one_is_away_and_closes_soon(distant: PostgresS
     assert "could not keep its place" in distant.writable
     network.down = False  # type: ignore[attr-defined] # the network of this folder's conftest
     await eventually(lambda: not distant.tenure.lost)
+    assert told == ["away", "back"]
     network.down = True  # type: ignore[attr-defined] # the network of this folder's conftest
     network.cut()  # type: ignore[attr-defined] # the network of this folder's conftest
     async with asyncio.timeout(5):
