@@ -11,6 +11,7 @@ from typing import Final
 
 from agenthive.client import Client
 from agenthive.errors import HiveError
+
 from agenthive_server.testing.harness import WorkerProcess
 from agenthive_server.testing.history import state_name
 from agenthive_server.testing.waiting import eventually
@@ -92,9 +93,13 @@ class Harm:
             await self.replicas.in_service()
         except AssertionError as error:
             error.add_note(f"after {fault}:")
-            for name in self.clients:
-                error.add_note(await self._health(name))
+            for line in await self.health():
+                error.add_note(line)
             raise
+
+    async def health(self) -> list[str]:
+        """Return how each replica says it is."""
+        return [await self._health(name) for name in self.clients]
 
     async def _health(self, name: str) -> str:
         try:

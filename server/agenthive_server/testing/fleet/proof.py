@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from agenthive.client import Client
 
@@ -37,6 +37,9 @@ SETTINGS: Final[dict[str, object]] = {
     "server.drain_delay_seconds": 0.6,
 }
 """Of every replica. The delay is longer than the balancer takes to notice."""
+
+_LAST: Final = 60.0
+"""Seconds until all tasks have ended once nobody asks for more."""
 
 _FIRST: Final = 60.0
 """Seconds until all worker processes are there: they start together."""
@@ -100,9 +103,16 @@ class Proof:
         """See every task to its end, and every subscriber to the head of the log, which is returned."""
         await self.harm.quiet()
         known = {call.task_id for call in self.recorder.calls if call.task is not None}
-        ending = [self.callers[n % len(self.callers)].finish(task_id) for n, task_id in enumerate(sorted(known))]
-        async with asyncio.timeout(60):
-            await asyncio.gather(*ending)
+        ending = {task_id: asyncio.create_task(self.callers[0].finish(task_id)) for task_id in sorted(known)}
+        _, open_ones = await asyncio.wait(ending.values(), timeout=_LAST)
+        if open_ones:
+            names = [task_id for task_id, task in ending.items() if task in open_ones]
+            await _cancel(list(open_ones))
+            stuck = AssertionError(f"{len(names)} tasks do not end, {names[0]} for one")
+            stuck.add_note(str(await self.clients["balancer"].get_task(names[0])))
+            for line in await self.harm.health():
+                stuck.add_note(line)
+            raise stuck
         last = await head(self.clients["balancer"])
         await eventually(
             lambda: all(each.cursor and len(each.events) >= last for each in self.followers.values()),
@@ -169,7 +179,7 @@ def _followers(targets: list[str], count: int, chance: random.Random) -> dict[st
     }
 
 
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
