@@ -3,7 +3,7 @@
 Each record has a *latest* state, which decisions build on, and a *committed* one, which callers are shown. They
 differ while
 change sets are in flight. When a change set fails, the latest state falls back to the committed one; whatever was
-built on it fails too, because its expected revisions are then wrong.
+built on it fails too: its expected revisions are then wrong, or another's (`ChangeSet.built_on`).
 
 Listeners are told of every change of a latest state, forward and back, and keep indexes from it; when all the changes
 of a change set were told, `after_changes` are called.
@@ -127,6 +127,8 @@ class Memory:
     def apply(self, changes: ChangeSet, outcome: Pending) -> None:
         """Make a submitted change set the latest state; `outcome` is what will become of it."""
         flights = self._flights
+        if flights:
+            changes.built_on = self._underway(changes)
         for ref, record in _rows(changes):
             flight = flights.get(ref)
             if flight is None:
@@ -136,6 +138,16 @@ class Memory:
             flight.pending.append((changes, record))
             self._change(ref, record)
         self._changed()
+
+    def _underway(self, changes: ChangeSet) -> tuple[ChangeSet, ...]:
+        """Return those in flight that made the states a change set was decided on."""
+        flights, found = self._flights, list[ChangeSet]()
+        for refs in (changes.puts, changes.deletes, changes.checks):
+            for ref in refs:
+                flight = flights.get(ref)
+                if flight is not None and not any(flight.pending[-1][0] is other for other in found):
+                    found.append(flight.pending[-1][0])
+        return tuple(found)
 
     def settle(self, changes: ChangeSet) -> None:
         """Note that a change set was committed."""

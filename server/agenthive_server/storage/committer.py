@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from agenthive_server.kernel.changes import MAX_ROWS, ChangeSet, Outcome
+from agenthive_server.kernel.changes import MAX_ROWS, ChangeSet, Committed, Outcome
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import Draining, KernelError, OutcomeUnknown, Overloaded, StoreUnavailable
 from agenthive_server.kernel.events import Event, EventType
@@ -174,6 +174,8 @@ class Committer:
         finally:
             self.committing = False
         self._count(group, self._clock.monotonic() - began)
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            _end(waiting.changes, void=not isinstance(outcome, Committed))
         pairs = [(waiting.changes, outcome) for waiting, outcome in zip(group, outcomes, strict=True)]
         _follow(self._settled, pairs)
         for waiting, outcome in zip(group, outcomes, strict=True):
@@ -191,9 +193,16 @@ class Committer:
         if not group:
             return
         self.failures += 1
+        for waiting in group:
+            _end(waiting.changes, void=True)
         _follow(self._failed, [waiting.changes for waiting in group], error)
         for waiting in group:
             waiting.pending.fail(error)
+
+
+def _end(changes: ChangeSet, *, void: bool) -> None:
+    """Note what became of a change set; what it was built on is over, and forgotten."""
+    changes.void, changes.built_on = void, ()
 
 
 def _follow(follower: Callable[..., None], *arguments: Any) -> None:

@@ -28,6 +28,7 @@ class Fold:
     """
 
     def __init__(self, known: Mapping[Ref, int] | None = None) -> None:
+        self._exact = known is not None
         self._now = dict(known or {})
         self._before: dict[Ref, int] = {}
         self._written: dict[Ref, Record | None] = {}
@@ -38,7 +39,11 @@ class Fold:
         now = self._now
         expected = list(expectations(changes))
         stale = [ref for ref, revision in expected if now.get(ref, revision) != revision]
+        if changes.built_on:
+            stale += changes.undermined()
         if stale:
+            # What comes next and was built on it must not take the row of another for its own.
+            changes.void = self._exact
             return tuple(dict.fromkeys(stale))
         for ref, revision in expected:
             self._before.setdefault(ref, revision)

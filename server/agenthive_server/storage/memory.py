@@ -64,6 +64,7 @@ class MemoryStore:
 
     def _apply(self, changes: ChangeSet) -> Outcome:
         stale = self._stale(changes)
+        changes.void = bool(stale)
         if stale:
             return Conflicted(stale)
         for kind, key in changes.deletes:
@@ -77,7 +78,8 @@ class MemoryStore:
         wanted = [(ref, record.revision - 1) for ref, record in changes.puts.items()]
         wanted += [(ref, record.revision) for ref, record in changes.deletes.items()]
         wanted += changes.checks.items()
-        return tuple(dict.fromkeys(ref for ref, revision in wanted if self._revision(ref) != revision))
+        stale = [ref for ref, revision in wanted if self._revision(ref) != revision]
+        return tuple(dict.fromkeys([*stale, *changes.undermined()]))
 
     def _revision(self, ref: Ref) -> int:
         record = self._tables[ref[0]].get(ref[1])

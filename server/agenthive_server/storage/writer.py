@@ -173,6 +173,7 @@ def _write_one_by_one(db: sqlite3.Connection, group: Sequence[ChangeSet], draft:
             _write_validated(db, [changes], alone)
         except _REFUSED as error:
             db.execute("ROLLBACK TO member")
+            changes.void = True
             draft.outcomes.append(Rejected(f"{type(error).__name__}: {error}"))
         else:
             draft.head = alone.head

@@ -156,6 +156,23 @@ class StoreSuite(LogSuite, BlobSuite):
             (4, 4),
         ]
 
+    async def test_what_was_built_on_a_state_that_never_was_does_not_stand_although_its_revision_is_there(
+        self, store: Store
+    ) -> None:
+        await put(store, task("a"), task("a", revision=2, state=TaskState.SUCCEEDED), task("b"))
+        paused = changing(task("a", revision=2, state=TaskState.PAUSED), events=1)
+        resumed = changing(task("a", revision=3, state=TaskState.RUNNING), events=1)
+        resting = ChangeSet(puts=changing(task("c")).puts, checks={task("a").ref: 2}, events=changing(events=1).events)
+        resumed.built_on = resting.built_on = (paused,)
+        other = changing(task("b", revision=2))
+        wrong = Conflicted((task("a").ref,))
+        assert await store.commit([paused, resumed, resting, other]) == [wrong, wrong, wrong, COMMITTED]
+        # Nor in a later group, once it is known what became of the first.
+        paused.void = True
+        assert await store.commit([resumed]) == [wrong]
+        assert await store.get(Kind.TASK, [("default", "a")]) == [task("a", revision=2, state=TaskState.SUCCEEDED)]
+        assert await store.read_events(0, 10) == []
+
     async def test_a_key_may_go_and_come_back_within_a_group(self, store: Store) -> None:
         await put(store, task("a", type="old"))
         again = task("a", type="new", labels={"x": "y"})

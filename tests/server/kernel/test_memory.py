@@ -69,6 +69,20 @@ async def test_a_failed_change_takes_what_was_built_on_it_along() -> None:
     assert flying.states() == (_cursor(2, sequence=7), _cursor(2, sequence=7))
 
 
+async def test_a_change_names_those_in_flight_it_was_decided_on() -> None:
+    flying = _Flying()
+    one = flying.apply(_put(_cursor(1)))
+    two = flying.apply(_put(_cursor(2), _task(TaskState.QUEUED)))
+    checking = flying.apply(ChangeSet(checks={REF: 2, _task(TaskState.QUEUED).ref: 1}))
+    alone = flying.apply(_put(_task(TaskState.QUEUED, task_id="other")))
+    assert [each.built_on for each in (one, two, checking, alone)] == [(), (one,), (two,), ()]
+    assert not checking.undermined()
+    two.void = True
+    assert checking.undermined() == (REF, _task(TaskState.QUEUED).ref)
+    flying.memory.revert(two)
+    assert flying.apply(_put(_cursor(2))).built_on == (one,)
+
+
 async def test_a_removal_that_failed_does_not_take_a_later_one_along() -> None:
     flying = _Flying()
     flying.memory.load([_cursor(1)])

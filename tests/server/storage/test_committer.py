@@ -15,7 +15,7 @@ from agenthive_server.kernel.events import EventType, task_event
 from agenthive_server.kernel.records import Kind
 from agenthive_server.storage.committer import GROUP_ROWS, Committer
 from agenthive_server.storage.memory import MemoryStore
-from agenthive_server.testing.faults import FaultyStore
+from agenthive_server.testing.faults import FaultyStore, no_fault
 from agenthive_server.testing.store_model import changing, task
 
 
@@ -106,6 +106,27 @@ async def test_a_group_that_fails_is_told_of_and_the_next_goes_on(scene: Scene, 
     scene.store.before = scene.pass_gate
     scene.gate.set()
     assert await scene.submit("a")[0] == COMMITTED
+
+
+async def test_what_was_built_on_a_change_that_failed_does_not_stand_on_what_another_made_of_it(scene: Scene) -> None:
+    mine, next_of_mine = changing(task("a")), changing(task("a", revision=2))
+    next_of_mine.built_on = (mine,)
+
+    async def another_is_quicker(group: Sequence[ChangeSet]) -> None:
+        await scene.gate.wait()
+        scene.store.before = no_fault
+        await scene.store.commit([changing(task("a", type="another"))])
+        raise StoreUnavailable("gone")
+
+    scene.store.before = another_is_quicker
+    first = scene.committer.submit(mine).wait()
+    await settle()
+    second = scene.committer.submit(next_of_mine).wait()
+    scene.gate.set()
+    with pytest.raises(StoreUnavailable):
+        await first
+    assert await second == Conflicted((task("a").ref,))
+    assert (mine.void, next_of_mine.void, next_of_mine.built_on) == (True, True, ())
 
 
 async def test_a_bug_in_the_store_reaches_every_waiter(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:

@@ -228,6 +228,7 @@ class Writer:
                 alone = await self._run(connection, exact, outcomes)
             except _DataRefused as refusal:
                 await connection.execute("ROLLBACK TO member")
+                changes.void = True
                 cause = refusal.__cause__
                 whole.outcomes.append(Rejected(f"{type(cause).__name__}: {sentence(cause) if cause else ''}"))
             else:
