@@ -84,6 +84,10 @@ class Balancer:
 class HAProxy(Balancer):
     """HAProxy, and what it says of the replicas."""
 
+    async def _listens(self) -> bool:
+        # It gives its socket a name last.
+        return await super()._listens() and (self.folder / "admin").exists()
+
     async def stats(self, backend: str = "replicas") -> dict[str, dict[str, str]]:
         """Return the row of each replica, by its name."""
         reader, writer = await asyncio.open_unix_connection(str(self.folder / "admin"))
