@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import random
 import sys
 from collections.abc import Sequence
@@ -25,7 +24,14 @@ from agenthive_server.kernel.ids import Ids
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import StoreUnusable
 from agenthive_server.kernel.turnover import Turnover
-from agenthive_server.lifecycle import Loops, Signals, StartError, allow_connections, tell_manager
+from agenthive_server.lifecycle import (
+    Loops,
+    Signals,
+    StartError,
+    allow_connections,
+    keep_collections_short,
+    tell_manager,
+)
 from agenthive_server.local_runner import build_runner
 from agenthive_server.machine import process_metrics
 from agenthive_server.plugged import build_host
@@ -280,10 +286,6 @@ class App:
         self.board.serve(serving=True)
         # The first report is what "since" is counted from.
         self.vitals.report()
-        gc.collect()
-        gc.freeze()
-        # Almost nothing here is cyclic; looking for it as often as Python does cost an eighth of a delegated task.
-        gc.set_threshold(50_000, 50, 100)
 
     def _listen(self) -> Server:
         self.edge.plug(())
@@ -382,6 +384,7 @@ async def serve(settings: Settings, config_path: Path | None = None) -> int:
     allow_connections()
     app = App(settings, config_path=config_path)
     await app.open()
+    keep_collections_short(app.clock)
     host, _, _ = settings.server.listen.rpartition(":")
     web = f" web={settings.server.web.rpartition(':')[0]}:{app.web.port}" if app.web else ""
     sys.stdout.write(f"SERVING {host}:{app.port} data={data_dir(settings)} version={server_version()}{web}\n")

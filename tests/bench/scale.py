@@ -140,8 +140,8 @@ async def _clocks(crowd: Crowd, found: dict[str, float]) -> None:
     looks: dict[str, tuple[Callable[[], Awaitable[object]], float]] = {
         "supervisor": (kernel.supervisor.look, 4.0),
         "overdue_tasks": (kernel.reaper._overdue_tasks, 4.0),
-        "leases": (kernel.reaper._silent_leases, 1.0),
-        "sessions": (kernel.reaper._silent_sessions, 1.0),
+        "leases": (kernel.reaper._listening._silent_leases, 1.0),
+        "sessions": (lambda: kernel.reaper._listening._silent_sessions(0.0), 1.0),
     }
     for name, (look, times) in looks.items():
         found[f"{name}_ms"] = statistics.median([await _seconds(look) for _ in range(5)]) * 1e3 * times

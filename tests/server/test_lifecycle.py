@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,6 +15,28 @@ from agenthive_server.kernel.clock import ManualClock, settle
 from agenthive_server.kernel.health import Status
 from agenthive_server.lifecycle import Loops, tell_manager
 from agenthive_server.testing.harness import ServerProcess
+
+_COLLECTED = """
+import gc
+from agenthive_server.kernel.clock import ManualClock
+from agenthive_server.lifecycle import keep_collections_short
+
+clock = ManualClock()
+keep_collections_short(clock)
+frozen = gc.get_freeze_count()
+kept = [[number] for number in range(1_000)]
+gc.collect()
+assert gc.get_freeze_count() == frozen, "a short pass freezes nothing"
+gc.callbacks.insert(0, lambda phase, info: clock.move(1.0) if phase == "stop" else None)
+gc.collect(1)
+assert gc.get_freeze_count() == frozen, "nor does one that is not full"
+gc.collect()
+assert gc.get_freeze_count() >= frozen + 1_000
+"""
+
+
+def test_what_a_long_pass_of_the_collector_found_alive_is_not_looked_at_again() -> None:
+    subprocess.run([sys.executable, "-c", _COLLECTED], check=True)
 
 
 async def test_a_loop_that_fails_is_told_logged_and_started_again(caplog: pytest.LogCaptureFixture) -> None:

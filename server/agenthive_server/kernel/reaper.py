@@ -16,29 +16,26 @@ from typing import cast
 
 from . import attempts, transitions
 from .clock import Clock
-from .contact import Contact, Contacts
+from .contact import Contacts
 from .decide import Decisions, View
-from .errors import DeadlineExceeded, KernelError
-from .followups import Followups, progressed
+from .errors import KernelError
+from .followups import Followups
 from .index import Index
 from .limits import Limits
+from .listening import Listening
 from .message_verbs import advance
 from .messages import Message, MessageState
 from .ports import Chance, Log, Release, Store
 from .records import Key, Kind
 from .replicas import Replicas, Role
 from .session_verbs import SessionVerbs
-from .sessions import Session, SessionState
-from .tasks import ErrorClass, Task, TaskError, TaskState
+from .tasks import ErrorClass, Task, TaskError
 
 TICK = 0.25
 """Seconds between two looks at the clocks."""
 
 AWAY = 5.0
 """A gap between two looks beyond this many seconds counts as absence of the control plane."""
-
-LISTEN_EVERY = 1.0
-"""Seconds between two looks at the pulse of sessions and leases."""
 
 BATCH = 200
 SWEEP_EVERY = 30.0
@@ -83,10 +80,8 @@ class Reaper:
         self._present_wall = clock.now()
         self._looked = clock.monotonic()
         self._swept = clock.monotonic()
-        self._listened = clock.monotonic()
+        self._listening = Listening(decisions, index, contacts, sessions, clock, chance, limits, replicas)
         self.release: Release = lambda until, _: until
-        # By session and its epoch: one that came back in between has the whole grace again.
-        self._suspect_since: dict[tuple[Key, int], float] = {}
 
     async def run(self) -> None:
         """Look at the clocks until cancelled; what fails is tried again at the next look."""
@@ -103,8 +98,7 @@ class Reaper:
         self._present = self._clock.monotonic()
         self._present_wall = self._clock.now()
         self._contacts.forgive()
-        for key in self._suspect_since:
-            self._suspect_since[key] = self._present
+        self._listening.forgive(self._present)
 
     async def look(self) -> None:
         """Look at every clock once."""
@@ -117,10 +111,7 @@ class Reaper:
             self.returned()
         self._led = self._role.held
         await self._overdue_tasks()
-        if now - self._listened >= LISTEN_EVERY:
-            self._listened = now
-            await self._silent_leases()
-            await self._silent_sessions()
+        await self._listening.look(self._present, led=self._led)
         if now - self._swept >= SWEEP_EVERY:
             self._swept = now
             if self._led:
@@ -201,83 +192,6 @@ class Reaper:
             if unanswered >= self._limits.unanswered_limit:
                 tired.append((task.namespace, lease.session_id))
         return attempts.give_back(task, "NO_ACCEPT", now=now, avoid_until=now + self._limits.accept_timeout)
-
-    # Leases and sessions --------------------------------------------------------------------------------------------
-
-    async def _silent_leases(self) -> None:
-        now = self._clock.monotonic()
-        for contact in self._contacts:
-            for key in list(self._index.leases_by_session.get(contact.key, {})):
-                task = self._memory.task(key)
-                if task is None or task.lease is None:
-                    continue
-                agent = self._memory.agent((task.namespace, task.lease.agent_id))
-                if agent is not None and agent.session_id not in ("", contact.key[1]):
-                    await self._end_lease(task, None)
-                elif task.lease.start_time:
-                    await self._pulse(contact, task, now)
-
-    async def _pulse(self, contact: Contact, task: Task, now: float) -> None:
-        timeouts = task.spec.timeouts
-        renewed = contact.renewed.setdefault(task.key, now)
-        if now - renewed > timeouts.heartbeat:
-            await self._end_lease(task, None)
-            return
-        if task.state is not TaskState.RUNNING:
-            # Paused, or waiting for an answer: the wait for progress begins anew when it goes on.
-            contact.progressed.pop(task.key, None)
-        elif timeouts.progress:
-            moved = contact.progressed.setdefault(task.key, now)
-            if now - moved > timeouts.progress:
-                text = "no progress although the pulse goes on"
-                await self._end_lease(task, TaskError(error_class=ErrorClass.TIMEOUT, reason="PROGRESS", message=text))
-
-    async def _end_lease(self, task: Task, error: TaskError | None) -> None:
-        epoch = task.lease_epoch
-
-        def decide(view: View) -> None:
-            held = view.task(*task.key)
-            if held.lease is None or held.lease.epoch != epoch:
-                return
-            now, chance = self._clock.now(), self._chance()
-            if error is not None:
-                step = attempts.fail_attempt(held, error, now=now, chance=chance)
-            else:
-                step = attempts.lose(
-                    held, "HEARTBEAT_TIMEOUT", now=now, chance=chance, progressed=progressed(view, held)
-                )
-            view.put(step[0], *step[1])
-
-        await self._decisions.run(decide)
-
-    async def _silent_sessions(self) -> None:
-        now = self._clock.monotonic()
-        for contact in self._contacts:
-            if now - contact.heard > self._limits.silence:
-                # A stream that is still there would have its heartbeats acknowledged, for a session that is over.
-                contact.link.fence(DeadlineExceeded("the session was silent for too long; connect again"))
-                await self._sessions.lost(*contact.key, contact.epoch, "no sign of life")
-        silent: set[tuple[Key, int]] = set()
-        for session in self._memory.all(Session):
-            if not self._is_alone(session):
-                continue
-            name = (session.key, session.epoch)
-            silent.add(name)
-            since = self._suspect_since.setdefault(name, max(now, self._present))
-            if session.state is SessionState.OPEN and now - since >= LISTEN_EVERY:
-                await self._sessions.lost(*session.key, session.epoch, "the server was restarted")
-            if now - since > self._limits.reconnect_grace:
-                await self._sessions.end(*session.key, "contact was lost", epoch=session.epoch)
-        for name in self._suspect_since.keys() - silent:
-            del self._suspect_since[name]
-
-    def _is_alone(self, session: Session) -> bool:
-        """Whether a session has no stream anywhere, and it is for this replica to say so."""
-        if session.state is not SessionState.OPEN:
-            return self._led
-        if self._contacts.live(session.key):
-            return False
-        return session.replica == self._replicas.me or (self._led and not self._replicas.there(session.replica))
 
     # Retention ------------------------------------------------------------------------------------------------------
 
