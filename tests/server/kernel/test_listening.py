@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from agenthive_server.kernel.listening import EVERY, LATEST, SHARE
 from agenthive_server.testing.hive import open_hive
@@ -23,6 +25,6 @@ async def test_a_look_that_takes_long_is_made_seldom(
         for _ in range(100):
             await listening.look(0.0, led=True)
             hive.clock.move(0.25)
-        gaps = {round(after - before, 6) for before, after in zip(looks, looks[1:], strict=False)}
+        gaps = {round(after - before, 6) for before, after in itertools.pairwise(looks)}
         assert max(gaps) <= apart + 0.25 + took
         assert min(gaps) >= apart
