@@ -157,7 +157,8 @@ class Kernel:
             else:
                 self.memory.revert(changes)
         if self.following is not None:
-            self.following.settled((changes for changes, _ in group), events)
+            written = [changes for changes, outcome in group if isinstance(outcome, Committed)]
+            self.following.settled(written, events)
         elif events:
             self._announce(events)
 
