@@ -155,10 +155,14 @@ class Following:
             while True:
                 await self._wait()
                 asked, self._asked = self._asked, []
+                rung = self._rung
                 try:
                     until = (await self._feed.position())[0] if asked else 0
                     await self.catch_up(until)
                     self.failing = ""
+                    if self._rung == rung:
+                        # What was rung for before is known now, or was never there: anybody may ring.
+                        self._rung = self.head
                 except KernelError as error:
                     self.failing = error.message
                     _fail(asked, error)
