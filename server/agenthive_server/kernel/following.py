@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from .changes import ChangeSet
 from .clock import Clock
-from .errors import KernelError, StoreUnavailable
+from .errors import CursorCompacted, KernelError, StoreUnavailable
 from .events import Event
 from .memory import Memory
 from .ports import Change, Feed, Store, Touched
 from .records import Key, Kind, Record, Ref
+from .tasks import Task
 
 LOOK_EVERY: Final = 1.0
 """Seconds after which the feed is read although nobody rang: changes without events ring nobody."""
@@ -32,6 +33,8 @@ PAUSE: Final = 0.1
 
 READ: Final = 500
 """Records read at once."""
+
+EVENTS: Final = 2_000
 
 CALM: Final = 0.001
 PACE: Final = 0.008
@@ -75,6 +78,10 @@ class Following:
         self._asked: list[asyncio.Future[None]] = []
         self._woken = asyncio.Event()
         self._rung = 0
+        # One at a time reads what was missed.
+        self._reading = asyncio.Lock()
+        self._filled = False
+        self._filling = False
         self._next_look = float("-inf")
         self.failing = ""
         # How often the memory was filled anew because too much was missed.
@@ -83,53 +90,79 @@ class Following:
     # Filling --------------------------------------------------------------------------------------------------------
 
     async def fill(self) -> None:
-        """Fill the memory from the store, or put right what is in it, and go on from there."""
-        group, head = await self._feed.position()
-        for kind in FOLLOWED:
-            records = await self._store.scan(kind, open_only=True)
-            self._memory.renew(kind, records, self._newer())
-            if kind is Kind.TASK:
-                await self._progress([task.key for task in records])
-        self.group, self.head = max(group, self.group), max(head, self.head)
+        """Fill the memory from the store, or put right what is in it, and go on from there.
+
+        Everybody here hears of what was missed, as far as it is kept. Raises `StoreUnavailable`.
+        """
+        async with self._reading:
+            await self._fill()
+
+    async def _fill(self) -> None:
+        self._filling = True
+        try:
+            group, head = await self._feed.position()
+            for kind in FOLLOWED:
+                records = await self._store.scan(kind, open_only=True)
+                self._memory.renew(kind, records, self._newer(group))
+            await self._progress(group)
+            if not self._filled:
+                self.head, self._filled = head, True
+            async for events in self._events(head):
+                self._tell(events)
+            self.group, self.head = max(group, self.group), max(head, self.head)
+        finally:
+            self._filling = False
         self._turn()
 
-    async def _progress(self, keys: Sequence[Key]) -> None:
-        found: list[Record] = []
+    async def _progress(self, group: int) -> None:
+        keys = [task.key for task in self._memory.all(Task)]
         for start in range(0, len(keys), READ):
-            read = await self._store.get(Kind.PROGRESS, keys[start : start + READ])
-            found += [record for record in read if record is not None]
-        self._memory.renew(Kind.PROGRESS, found, self._newer())
+            some = keys[start : start + READ]
+            read = await self._store.get(Kind.PROGRESS, some)
+            newer = self._newer(group)
+            for key, record in zip(some, read, strict=True):
+                if (Kind.PROGRESS, key) not in newer:
+                    self._memory.follow((Kind.PROGRESS, key), record, anew=True)
+            self._memory.followed()
 
-    def _newer(self, than: int = 0) -> set[Ref]:
+    def _newer(self, than: int) -> set[Ref]:
         """Return what this replica changed after a group: what is in memory of it is not to be taken from before."""
         return {ref for own in self._own if own.before >= than for ref in own.refs}
 
     # What this replica commits --------------------------------------------------------------------------------------
 
+    @property
+    def overtaken(self) -> bool:
+        """Whether the last group of this replica was followed already, like anybody else's, before it heard of it."""
+        return self._feed.written[1] <= self.group
+
     def settled(self, changes: Iterable[ChangeSet], events: Sequence[Event]) -> None:
-        """Take note of a group of this replica that was committed, and is in memory already."""
+        """Take note of the change sets of this replica that were just committed, and are in memory already."""
         before, after = self._feed.written
-        if before == after or after <= self.group:
-            # Nothing was written, or it has been followed like everybody else's already.
-            return
-        if before == self.group and not self._own:
-            self._pass(after, events)
-        else:
-            refs = frozenset(ref for each in changes for ref in (*each.puts, *each.deletes))
-            self._own.append(_Own(before, after, refs, events))
-            self._turn()
+        if after > before and not self.overtaken:
+            if before == self.group and not self._own and not self._filling:
+                self._pass(after, events)
+            else:
+                refs = frozenset(ref for each in changes for ref in (*each.puts, *each.deletes))
+                self._own.append(_Own(before, after, refs, events))
+                self._turn()
         if self._own or self._rung > self.head:
             self._woken.set()
 
     def _pass(self, group: int, events: Sequence[Event]) -> None:
         self.group = group
+        self._tell(events)
+
+    def _tell(self, events: Sequence[Event]) -> None:
+        if events and events[0].sequence <= self.head:
+            events = [event for event in events if event.sequence > self.head]
         if events:
             self.head = events[-1].sequence
             self._announce(events)
 
     def _turn(self) -> None:
         """Let the groups of this replica have their turn whose time has come."""
-        while self._own and self._own[0].before <= self.group:
+        while self._own and not self._filling and self._own[0].before <= self.group:
             own = self._own.popleft()
             if own.after > self.group:
                 self._pass(own.after, own.events)
@@ -191,54 +224,80 @@ class Following:
 
     async def catch_up(self, until: int) -> None:
         """Follow the feed until nothing more is in it, and at least to a group. Raises `StoreUnavailable`."""
-        while True:
-            bound = self._own[0].before if self._own else None
-            found = await self._feed.changes(self.group, bound)
-            # What was committed here meanwhile may have had its turn.
-            found = [change for change in found if change.number > self.group]
-            if found and found[0].number != self.group + 1:
-                _log.warning("memory_is_filled_anew", extra={"group": self.group, "oldest": found[0].number})
-                self.refills += 1
-                await self.fill()
-            elif found:
-                await self._take(found)
-                self._next_look = self._clock.monotonic() + (CALM if len(found) <= FEW else PACE)
-            elif self.group < max(until, bound or 0):
-                raise StoreUnavailable("what other replicas changed cannot be read yet")
-            self._turn()
-            if self.group >= until and not self._own and len(found) < MANY:
-                return
+        async with self._reading:
+            while await self._step(until):
+                pass
+
+    async def _step(self, until: int) -> bool:
+        """Follow some of the feed; whether there may be more."""
+        bound = self._own[0].before if self._own else None
+        found = await self._feed.changes(self.group, bound)
+        if not found and bound is not None and bound > self.group:
+            # It is not there: either it is too long ago, and all that is known comes later.
+            found = await self._feed.changes(self.group)
+        # What was committed here meanwhile may have had its turn.
+        found = [change for change in found if change.number > self.group]
+        if found and found[0].number != self.group + 1:
+            _log.warning("memory_is_filled_anew", extra={"group": self.group, "oldest": found[0].number})
+            self.refills += 1
+            await self._fill()
+        elif found:
+            await self._take(found)
+            self._next_look = self._clock.monotonic() + (CALM if len(found) <= FEW else PACE)
+        elif self.group < max(until, bound or 0):
+            raise StoreUnavailable("what other replicas changed cannot be read yet")
+        self._turn()
+        return self.group < until or bound is not None or len(found) >= MANY
 
     async def _take(self, found: Sequence[Change]) -> None:
         """Take over what some groups did, and tell of it."""
         last, anew = _last(found)
-        records: dict[Ref, Record | None] = {}
-        unread: list[Ref] = []
-        for ref, touched in last.items():
-            known = self._memory.committed(ref)
-            if touched.revision <= 0 or (known is not None and known.revision >= touched.revision and ref not in anew):
-                continue
-            record = records[ref] = self._feed.record(touched, known)
-            if record is None:
-                unread.append(ref)
-        if unread:
-            records.update(await self._read(unread))
-            if found[0].number != self.group + 1:
-                # It had its turn while this was read.
-                return
+        records = await self._records(last, anew)
+        if found[0].number != self.group + 1:
+            # It had its turn while this was read.
+            return
         newer, memory = self._newer(found[-1].number), self._memory
-        for ref, touched in last.items():
+        # Tasks before their progress, which is kept for those that are open.
+        for ref in sorted({**last, **records}, key=_is_progress):
+            touched_ = last.get(ref)
             if ref in newer:
                 continue
-            if touched.revision < 0:
-                memory.close(ref, -touched.revision)
-            elif ref in records or not touched.revision:
+            if touched_ is not None and touched_.revision < 0:
+                memory.close(ref, -touched_.revision, anew=ref in anew)
+            elif ref in records or ref in anew:
                 memory.follow(ref, records.get(ref), anew=ref in anew)
         memory.followed()
         self._pass(found[-1].number, [event for change in found for event in change.events])
         self.head = max(self.head, found[-1].head)
 
-    async def _read(self, refs: Sequence[Ref]) -> dict[Ref, Record | None]:
+    async def _records(self, last: Mapping[Ref, Touched], anew: Collection[Ref]) -> dict[Ref, Record | None]:
+        """Return the records that are not known as they were left; what the feed does not have is read."""
+        found: dict[Ref, Record | None] = {}
+        unread: list[Ref] = []
+        for ref, touched in last.items():
+            known = self._memory.committed(ref) if ref not in anew else None
+            if touched.revision <= 0 or (known is not None and known.revision >= touched.revision):
+                continue
+            record = found[ref] = self._feed.record(touched, known)
+            if record is None:
+                unread.append(ref)
+        if unread:
+            found.update(await self._read(unread))
+        if left_behind := self._left_behind(last, found):
+            found.update(await self._read(left_behind))
+        return found
+
+    def _left_behind(self, last: Iterable[Ref], records: Mapping[Ref, Record | None]) -> list[Ref]:
+        """Return the progress of tasks that are tried again: it is not in memory if they were over."""
+        tasks = (records.get(ref) or self._memory.committed(ref) for ref in last if ref[0] is Kind.TASK)
+        found = [
+            (Kind.PROGRESS, task.key)
+            for task in tasks
+            if isinstance(task, Task) and not task.terminal and task.attempt > (1 if task.lease is not None else 0)
+        ]
+        return [ref for ref in found if ref not in last and self._memory.progress(ref[1]) is None]
+
+    async def _read(self, refs: Iterable[Ref]) -> dict[Ref, Record | None]:
         by_kind: dict[Kind, list[Key]] = {}
         for kind, key in refs:
             by_kind.setdefault(kind, []).append(key)
@@ -248,6 +307,22 @@ class Following:
                 some = keys[start : start + READ]
                 found.update(zip(((kind, key) for key in some), await self._store.get(kind, some), strict=True))
         return found
+
+    async def _events(self, head: int) -> AsyncIterator[list[Event]]:
+        """Yield what happened since, up to a place in the log; those that are gone already are left out."""
+        after = self.head
+        while after < head:
+            try:
+                read = await self._store.read_events(after, EVENTS)
+            except CursorCompacted:
+                after = (await self._store.bounds()).oldest - 1
+                continue
+            yield [event for event in read if event.sequence <= head]
+            after = read[-1].sequence if read else head
+
+
+def _is_progress(ref: Ref) -> bool:
+    return ref[0] is Kind.PROGRESS
 
 
 def _last(found: Sequence[Change]) -> tuple[dict[Ref, Touched], set[Ref]]:

@@ -8,6 +8,7 @@ acts again from the cursor; every action looks at the records as they are, so a 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import cast
@@ -60,8 +61,11 @@ class Followups:
         clock: Clock,
         chance: Chance,
         role: Role,
+        known: Callable[[], float] = lambda: math.inf,
     ) -> None:
+        """`known` says up to where in the log the memory knows what was committed: not beyond that is it followed."""
         self._role = role
+        self._known = known
         self._decisions = decisions
         self._memory = decisions.memory
         self._index = index
@@ -87,7 +91,9 @@ class Followups:
                 if not self._role.held:
                     await self._role.acquire()
                     self.begin()
-                events = await self._log.read(self.position, READ)
+                read = await self._log.read(self.position, READ)
+                known = self._known()
+                events = [event for event in read if event.sequence <= known]
                 for event in events:
                     if self._entails(event):
                         await self.follow(event)

@@ -7,6 +7,7 @@ commit by compare-and-set (`decide.py`), and let everyone else learn of it from 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -93,7 +94,7 @@ class Kernel:
             self.index.deserted = self.sessions.deserted
             self.index.listens = True
         self.dispatcher = Dispatcher(loops, self.index, clock, leading)
-        self.followups = Followups(loops, self.index, store, log, notifier, clock, chance, leading)
+        self.followups = Followups(loops, self.index, store, log, notifier, clock, chance, leading, self._known)
         self.reaper = Reaper(
             loops,
             self.index,
@@ -133,6 +134,10 @@ class Kernel:
             found = await self._store.get(Kind.PROGRESS, keys[start : start + 500])
             self.memory.load(record for record in found if record is not None)
 
+    def _known(self) -> float:
+        """Return up to where in the log the memory knows what was committed."""
+        return self.following.head if self.following is not None else math.inf
+
     def loops(self) -> dict[str, Callable[[], Coroutine[Any, Any, None]]]:
         """Return the background loops by name; each runs until it is cancelled."""
         loops: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
@@ -150,14 +155,16 @@ class Kernel:
     def settled(self, group: Sequence[tuple[ChangeSet, Outcome]]) -> None:
         """Let memory, waiters and sessions follow a group whose outcome is known."""
         events: list[Event] = []
+        written: list[ChangeSet] = []
+        known = self.following is not None and self.following.overtaken
         for changes, outcome in group:
             if isinstance(outcome, Committed):
-                self.memory.settle(changes)
+                self.memory.settle(changes, known=known)
+                written.append(changes)
                 events.extend(changes.events)
             else:
                 self.memory.revert(changes)
         if self.following is not None:
-            written = [changes for changes, outcome in group if isinstance(outcome, Committed)]
             self.following.settled(written, events)
         elif events:
             self._announce(events)

@@ -149,24 +149,30 @@ class Memory:
                     found.append(flight.pending[-1][0])
         return tuple(found)
 
-    def settle(self, changes: ChangeSet) -> None:
-        """Note that a change set was committed."""
+    def settle(self, changes: ChangeSet, *, known: bool = False) -> None:
+        """Note that a change set was committed; `known`: that was followed already, and so was what came after it."""
         self.moves += 1
         flights = self._flights
         for ref, record in _rows(changes):
             flight = flights.get(ref)
             if flight is None:
-                # Given up as unknown before, yet written: what was built on it says so.
-                self._change(ref, record)
-                self._changed()
+                if not known:
+                    # Given up as unknown before, yet written: what was built on it says so.
+                    self._change(ref, record)
+                    self._changed()
                 continue
             pending = flight.pending
-            flight.committed = record
+            if not known:
+                flight.committed = record
             if pending[0][0] is changes:
                 del pending[0]
             if not pending:
                 del flights[ref]
-                if record is not None and not is_open(record):
+                if known and flight.committed is not record:
+                    self._change(ref, flight.committed)
+                    self._changed()
+                record = flight.committed
+                if record is not None and not (is_open(record) and self._wanted(ref)):
                     self._retire(ref, record)
 
     def revert(self, changes: ChangeSet) -> None:
@@ -185,7 +191,7 @@ class Memory:
         self._change(ref, base)
         if not flight.pending:
             del self._flights[ref]
-            if base is not None and not is_open(base):
+            if base is not None and not (is_open(base) and self._wanted(ref)):
                 self._retire(ref, base)
 
     def learn(self, ref: Ref, record: Record | None, moves: int) -> None:
@@ -197,6 +203,9 @@ class Memory:
             return
         if moves != self.moves:
             known = self.latest(ref)
+            if known is None and ref[0] is not Kind.PROGRESS:
+                # What is open is here, or will be: it may have ended since.
+                return
             if known is not None and (record is None or record.revision < known.revision):
                 return
         if record is not None and is_open(record):
@@ -219,7 +228,7 @@ class Memory:
             return
         if flight is not None:
             flight.committed = record
-        elif record is None or is_open(record):
+        elif record is None or (is_open(record) and self._wanted(ref)):
             self._change(ref, record)
         elif ref[1] in self._latest[ref[0]]:
             self._change(ref, record)
@@ -228,18 +237,20 @@ class Memory:
             # It was reopened and is over again, or was never open here.
             self._recent.pop(ref, None)
 
-    def close(self, ref: Ref, revision: int) -> None:
+    def close(self, ref: Ref, revision: int, *, anew: bool = False) -> None:
         """Take over that another replica ended a record with a revision: who wants to see it reads the store."""
         flight = self._flights.get(ref)
         known = flight.committed if flight is not None else self.latest(ref)
-        if known is None or known.revision >= revision:
+        if known is None or (known.revision >= revision and not anew):
             return
         if flight is not None:
             flight.committed = None
-            return
-        self._change(ref, None)
-        if ref[0] is Kind.TASK:
-            self._latest[Kind.PROGRESS].pop(ref[1], None)
+        else:
+            self._change(ref, None)
+
+    def _wanted(self, ref: Ref) -> bool:
+        """Whether an open record belongs here: the progress of a task goes with it."""
+        return ref[0] is not Kind.PROGRESS or ref[1] in self._latest[Kind.TASK]
 
     def followed(self) -> None:
         """Let those who listen hear that what was followed is whole."""
@@ -251,8 +262,9 @@ class Memory:
         there = set[Ref]()
         for record in records:
             there.add(record.ref)
-            if record.ref not in newer and is_open(record):
-                self.follow(record.ref, record)
+            if record.ref not in newer and (is_open(record) or record.key in self._latest[kind]):
+                # What was removed and made anew meanwhile has a lower revision than what is known.
+                self.follow(record.ref, record, anew=True)
         for key in list(self._latest[kind]):
             ref = (kind, key)
             if ref not in there and ref not in newer:
@@ -267,6 +279,8 @@ class Memory:
         if record is None:
             records.pop(ref[1], None)
             self._recent.pop(ref, None)
+            if ref[0] is Kind.TASK:
+                self._latest[Kind.PROGRESS].pop(ref[1], None)
         else:
             records[ref[1]] = record
         for listener in self.listeners:

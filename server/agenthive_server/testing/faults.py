@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from agenthive_server.kernel.changes import ChangeSet, Outcome
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.ports import BlobInfo, LogBounds, Query, Store
 from agenthive_server.kernel.records import Key, Kind, Record
 from agenthive_server.telemetry import Histogram
+
+T = TypeVar("T")
 
 Fault = Callable[[Sequence[ChangeSet]], Awaitable[None]]
 """Called around a commit; returns, waits, or raises `StoreUnavailable` or `OutcomeUnknown`."""
@@ -22,7 +25,8 @@ class FaultyStore:
     """Behaves as the store it wraps, but for two hooks that may be replaced at any time.
 
     `before` runs before a commit: what it raises is raised and nothing is written. `after` runs when the group is
-    written: what it raises is raised although everything is there. `reading` runs before reads of records or events.
+    written: what it raises is raised although everything is there. `reading` runs before reads of records or events,
+    `answering` before their answer arrives, which may be out of date by then.
     """
 
     def __init__(self, store: Store, *, before: Fault = no_fault, after: Fault = no_fault) -> None:
@@ -30,6 +34,7 @@ class FaultyStore:
         self.before = before
         self.after = after
         self.reading: Callable[[], Awaitable[None]] | None = None
+        self.answering: Callable[[], Awaitable[None]] | None = None
         self.unwritable = ""
 
     async def open(self) -> None:
@@ -47,34 +52,34 @@ class FaultyStore:
         await self.after(group)
         return outcomes
 
-    async def _read(self) -> None:
+    async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
+        """Read between the two hooks of reads."""
         if self.reading is not None:
             await self.reading()
+        answer = await question()
+        if self.answering is not None:
+            await self.answering()
+        return answer
 
     async def get(self, kind: Kind, keys: Sequence[Key]) -> list[Record | None]:
-        """As the wrapped store, after `reading`."""
-        await self._read()
-        return await self._store.get(kind, keys)
+        """As the wrapped store, between `reading` and `answering`."""
+        return await self.ask(lambda: self._store.get(kind, keys))
 
     async def scan(self, kind: Kind, *, open_only: bool = False) -> list[Record]:
-        """As the wrapped store, after `reading`."""
-        await self._read()
-        return await self._store.scan(kind, open_only=open_only)
+        """As the wrapped store, between `reading` and `answering`."""
+        return await self.ask(lambda: self._store.scan(kind, open_only=open_only))
 
     async def query(self, kind: Kind, query: Query) -> list[Record]:
-        """As the wrapped store, after `reading`."""
-        await self._read()
-        return await self._store.query(kind, query)
+        """As the wrapped store, between `reading` and `answering`."""
+        return await self.ask(lambda: self._store.query(kind, query))
 
     async def expired(self, kind: Kind, before: float, limit: int) -> list[Record]:
-        """As the wrapped store, after `reading`."""
-        await self._read()
-        return await self._store.expired(kind, before, limit)
+        """As the wrapped store, between `reading` and `answering`."""
+        return await self.ask(lambda: self._store.expired(kind, before, limit))
 
     async def read_events(self, after: int, limit: int) -> list[Event]:
-        """As the wrapped store, after `reading`."""
-        await self._read()
-        return await self._store.read_events(after, limit)
+        """As the wrapped store, between `reading` and `answering`."""
+        return await self.ask(lambda: self._store.read_events(after, limit))
 
     async def sequence_at(self, time: float) -> int:
         """As the wrapped store."""
@@ -105,9 +110,8 @@ class FaultyStore:
         return await self._store.expire_blobs(before, limit)
 
     async def ping(self) -> float:
-        """As the wrapped store, after `reading`."""
-        await self._read()
-        return await self._store.ping()
+        """As the wrapped store, between `reading` and `answering`."""
+        return await self.ask(self._store.ping)
 
     @property
     def writable(self) -> str:

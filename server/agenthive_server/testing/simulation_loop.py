@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Callable, Coroutine
-from contextvars import Context
+from collections.abc import Callable, Coroutine, Iterable
+from contextvars import Context, ContextVar, copy_context
 from typing import Any, TypeVar, TypeVarTuple
 
 from agenthive_server.kernel.clock import ManualClock
@@ -16,6 +16,45 @@ Ts = TypeVarTuple("Ts")
 
 STEP = 1e-6
 """The least by which time moves, so that rounding never leaves it just before a deadline."""
+
+MANY = 200
+"""Tasks of a process among which those that are done are not looked for."""
+
+
+class Process:
+    """What runs as one process of a simulation: it can be stopped, goes on where it was, and can be killed."""
+
+    def __init__(self) -> None:
+        self._context = copy_context()
+        self._context.run(_PROCESS.set, self)
+        self.stopped = False
+        self.held: list[asyncio.Handle] = []
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run something in this process."""
+        return asyncio.get_running_loop().create_task(work, context=self._context.copy())
+
+    def go_on(self) -> None:
+        """Let what is stopped run again."""
+        self.stopped = False
+        held, self.held = self.held, []
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SeededLoop)
+        loop.put_back(held)
+
+    async def kill(self) -> None:
+        """End everything in it."""
+        tasks = [task for task in self.tasks if not task.done()]
+        for task in tasks:
+            task.cancel()
+        if self.stopped:
+            self.go_on()
+        if tasks:
+            await asyncio.wait(tasks)
+
+
+_PROCESS: ContextVar[Process | None] = ContextVar("process", default=None)
 
 
 class SeededLoop(asyncio.BaseEventLoop):
@@ -31,6 +70,9 @@ class SeededLoop(asyncio.BaseEventLoop):
         self._waiting: list[asyncio.Handle] = []
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._made = 0
+        # Processes that were stopped; at the end nobody is.
+        self._stopped: dict[Process, None] = {}
+        self._ending = False
         self.steps = 0
 
     def time(self) -> float:
@@ -58,6 +100,33 @@ class SeededLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._timers, (when, self._made, handle))
         return handle
 
+    def create_task(  # type: ignore[override] # its own has no name for what it takes
+        self,
+        coro: Coroutine[Any, Any, T],
+        *,
+        name: object = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
+        """Make a task, one of the process it is made in."""
+        task = super().create_task(coro, name=name, context=context)
+        process = (context or copy_context()).get(_PROCESS)
+        if process is not None:
+            if len(process.tasks) > MANY:
+                process.tasks = [known for known in process.tasks if not known.done()]
+            process.tasks.append(task)
+        return task
+
+    def end(self) -> None:
+        """Let no process be stopped any more."""
+        self._ending = True
+        for process in self._stopped:
+            self.put_back(process.held)
+            process.held = []
+
+    def put_back(self, handles: Iterable[asyncio.Handle]) -> None:
+        """Let callbacks wait for their turn again."""
+        self._waiting.extend(handles)
+
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Do nothing: a cancelled one is passed over when its time comes."""
 
@@ -69,9 +138,15 @@ class SeededLoop(asyncio.BaseEventLoop):
         at = int(self._dice.random() * len(waiting))
         waiting[at], waiting[-1] = waiting[-1], waiting[at]
         handle = waiting.pop()
-        if not handle.cancelled():
-            self.steps += 1
-            handle._run()
+        if handle.cancelled():
+            return
+        process = handle._context.get(_PROCESS)  # type: ignore[attr-defined] # missing there
+        if process is not None and process.stopped and not self._ending:
+            process.held.append(handle)
+            self._stopped[process] = None
+            return
+        self.steps += 1
+        handle._run()
 
     def _move(self) -> None:
         while self._timers and self._timers[0][2].cancelled():
@@ -96,6 +171,7 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], clock: ManualClock, dice: ra
     try:
         return loop.run_until_complete(main())
     finally:
+        loop.end()
         left = asyncio.all_tasks(loop)
         for task in left:
             task.cancel()

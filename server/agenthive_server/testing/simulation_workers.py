@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, cast
+from functools import partial
+from typing import TYPE_CHECKING
 
 from agenthive_server.kernel.agents import AgentSpec
 from agenthive_server.kernel.errors import KernelError, NotFound, Overloaded, SessionFenced, StoreUnavailable
+from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.records import Payload
 from agenthive_server.kernel.session_items import (
     Accept,
@@ -41,7 +43,8 @@ from agenthive_server.kernel.sessions import RunnerCapacity
 from agenthive_server.kernel.tasks import ErrorClass, Question, TaskError
 
 if TYPE_CHECKING:
-    from .simulation import Incarnation, World
+    from .simulation import World
+    from .simulation_server import SimulatedServer
 
 NAMESPACE = "default"
 CLASSES = [*ErrorClass, ErrorClass.TOOL, ErrorClass.TOOL, ErrorClass.INFRA]
@@ -50,8 +53,8 @@ CLASSES = [*ErrorClass, ErrorClass.TOOL, ErrorClass.TOOL, ErrorClass.INFRA]
 class SimulatedLink:
     """A stream: what the server says waits here until the worker looks."""
 
-    def __init__(self, incarnation: Incarnation) -> None:
-        self.incarnation = incarnation
+    def __init__(self, server: SimulatedServer) -> None:
+        self.server = server
         self.ended = False
         self._told: list[Delivery] = []
         self._bell = asyncio.Event()
@@ -107,20 +110,21 @@ class SimulatedWorker:
             if link is not None:
                 await self._stream(link)
                 world.start(self._edge_lost(link, self._session_id, self._epoch))
-                self._mishap()
+                self._mishap(link)
             await world.pause(world.dice.choice([0.2, 1.0, 4.0, 15.0]) if not world.calm else 0.5)
 
     async def _connected(self) -> SimulatedLink | None:
         from .simulation import Gone
 
         world = self._world
-        if world.incarnation is None:
+        server = world.server
+        if server is None:
             return None
-        link = SimulatedLink(world.incarnation)
+        link = SimulatedLink(server)
         agents = tuple(HostedAgent(agent_id=name, spec=self._own.get(name)) for name in self._hosted)
         hello = Hello(session_id=self._session_id, agents=agents, leases=tuple(self._held), runner=self._runner)
         try:
-            welcome = await world.call(lambda k: k.sessions.connect(NAMESPACE, "", hello, link))
+            welcome = await world.call(lambda k: k.sessions.connect(NAMESPACE, "", hello, link), server)
         except NotFound:
             self._forget()
             return None
@@ -134,12 +138,12 @@ class SimulatedWorker:
     async def _stream(self, link: SimulatedLink) -> None:
         world = self._world
         next_beat = 0.0
-        while not link.ended and world.incarnation is link.incarnation:
+        while not link.ended and link.server.alive:
             for told in link.take():
                 self._heed(told)
                 if isinstance(told, Reconnect):
                     return
-            if self._tail and not await self._flush(self._session_id, self._epoch, self._tail):
+            if self._tail and not await self._flush(link, self._session_id, self._epoch, self._tail):
                 return
             if world.clock.now() >= next_beat:
                 next_beat = world.clock.now() + 5.0
@@ -152,13 +156,14 @@ class SimulatedWorker:
             except TimeoutError:
                 pass
 
-    async def _flush(self, session_id: str, epoch: int, tail: list[Item]) -> bool:
+    async def _flush(self, link: SimulatedLink, session_id: str, epoch: int, tail: list[Item]) -> bool:
         """Send what is not acknowledged yet; False when the stream is over."""
         from .simulation import Gone
 
         items = list(tail)
         try:
-            refusals = await self._world.call(lambda k: k.sessions.apply(NAMESPACE, session_id, epoch, items))
+            verb = partial(_applying, session_id, epoch, items)
+            refusals = await self._world.call(verb, link.server)
         except (StoreUnavailable, Overloaded):
             await self._world.pause(0.3)
             return True
@@ -175,53 +180,45 @@ class SimulatedWorker:
                 self._world.acknowledged.append((item.task_id, item.epoch))
 
     async def _beat(self, link: SimulatedLink) -> None:
-        world, kernel = self._world, link.incarnation.kernel
-        if world.incarnation is not link.incarnation:
-            return
-        kernel.sessions.heard(NAMESPACE, self._session_id, self._epoch)
+        from .simulation import Gone
+
+        world = self._world
         beats = []
         for lease in self._held:
             news = world.dice.random() < 0.3
             checkpoint = b"so far" if news and world.dice.random() < 0.5 else None
             fraction = world.dice.random() if news else None
             beats.append(Beat(task_id=lease.task_id, epoch=lease.epoch, fraction=fraction, checkpoint=checkpoint))
-        written = kernel.sessions.beat(NAMESPACE, self._session_id, self._epoch, beats)
-        if written is not None:
-            await self._news(written)
-
-    async def _news(self, written: Awaitable[None]) -> None:
-        from .simulation import Gone
-
         with suppress(Gone, KernelError):
-            await self._world.call(lambda kernel: cast("Coroutine[Any, Any, None]", written))
+            await world.call(partial(_beating, self._session_id, self._epoch, beats), link.server)
 
     async def _edge_lost(self, link: SimulatedLink, session_id: str, epoch: int) -> None:
         """The edge notes the end of a stream; when that fails, the reaper has to."""
         from .simulation import Gone
 
-        if self._world.incarnation is not link.incarnation:
-            return
         leaves = self._world.happens(0.03)
         try:
             if leaves:
-                await self._world.call(lambda k: k.sessions.leave(NAMESPACE, session_id, epoch, "going home"))
+                await self._world.call(
+                    lambda k: k.sessions.leave(NAMESPACE, session_id, epoch, "going home"), link.server
+                )
             else:
-                await self._world.call(lambda k: k.sessions.lost(NAMESPACE, session_id, epoch, "cut"))
+                await self._world.call(lambda k: k.sessions.lost(NAMESPACE, session_id, epoch, "cut"), link.server)
         except (Gone, KernelError):
             pass
 
-    def _mishap(self) -> None:
+    def _mishap(self, link: SimulatedLink) -> None:
         """Between two streams the process may die; its last words arrive late."""
         world = self._world
         if not world.happens(0.3):
             return
         if self._tail:
-            world.start(self._late(self._session_id, self._epoch, self._tail))
+            world.start(self._late(link, self._session_id, self._epoch, self._tail))
         self._forget()
 
-    async def _late(self, session_id: str, epoch: int, tail: list[Item]) -> None:
+    async def _late(self, link: SimulatedLink, session_id: str, epoch: int, tail: list[Item]) -> None:
         await self._world.pause(5.0)
-        await self._flush(session_id, epoch, tail)
+        await self._flush(link, session_id, epoch, tail)
 
     # What the server says -------------------------------------------------------------------------------------------
 
@@ -352,3 +349,14 @@ class SimulatedWorker:
             return
         while lease in self._held and lease.task_id not in self._answers:
             await world.clock.sleep(1.0)
+
+
+async def _applying(session_id: str, epoch: int, items: Sequence[Item], kernel: Kernel) -> list[Refusal]:
+    return await kernel.sessions.apply(NAMESPACE, session_id, epoch, items)
+
+
+async def _beating(session_id: str, epoch: int, beats: Sequence[Beat], kernel: Kernel) -> None:
+    kernel.sessions.heard(NAMESPACE, session_id, epoch)
+    news = kernel.sessions.beat(NAMESPACE, session_id, epoch, beats)
+    if news is not None:
+        await news

@@ -1,74 +1,490 @@
-"""A replica takes over what others committed, also where it tried the same and came too late."""
+"""Following what other replicas commit: whatever order things come in, memory becomes what the store is."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+import pytest
 from agenthive_server.events.log import EventLog
 from agenthive_server.events.notifier import LocalNotifier
-from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted
-from agenthive_server.kernel.clock import ManualClock
+from agenthive_server.kernel.changes import ChangeSet, Conflicted, Outcome
+from agenthive_server.kernel.clock import ManualClock, settle
+from agenthive_server.kernel.errors import KernelError, StoreUnavailable
+from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.kernel import Kernel
-from agenthive_server.kernel.pending import Pending
-from agenthive_server.kernel.ports import Change, Touched
-from agenthive_server.kernel.records import Kind, Record
-from agenthive_server.kernel.tasks import TaskState
-from agenthive_server.storage.memory import MemoryStore
+from agenthive_server.kernel.memory import is_open
+from agenthive_server.kernel.messages import Message, MessageState
+from agenthive_server.kernel.records import Kind, Payload, Record, Ref
+from agenthive_server.kernel.tasks import Progress, Task, TaskState
+from agenthive_server.storage.committer import Committer
+from agenthive_server.testing.shared_database import SharedDatabase
+from agenthive_server.testing.shared_store import SOME, SharedStore
+from agenthive_server.testing.simulation_loop import run
 from agenthive_server.testing.store_model import changing, task
+from hypothesis import given
+from hypothesis import strategies as st
 
 
-class PlayedFeed:
-    """A feed whose groups are the test's."""
+class Node:
+    """A replica without loops but those a test starts: it commits, and follows when told to."""
+
+    def __init__(self, database: SharedDatabase, clock: ManualClock) -> None:
+        self.clock = clock
+        self.store = SharedStore(database)
+        self.log = EventLog(self.store, encode=lambda event: b"")
+        self.committer = Committer(self.store, settled=self._settled, failed=self._failed, clock=clock)
+        self.kernel = Kernel(
+            self.store,
+            self.committer.submit,
+            self.log,
+            LocalNotifier(clock),
+            clock=clock,
+            new_id=lambda: "id",
+            chance=lambda: 0.5,
+            feed=self.store,
+        )
+        assert self.kernel.following is not None
+        self.following = self.kernel.following
+        self.memory = self.kernel.memory
+        self.told: list[int] = []
+        self.kernel.observers.append(self._hear)
+        self.loops = [asyncio.create_task(self.committer.run())]
+
+    def _settled(self, group: Sequence[tuple[ChangeSet, Outcome]]) -> None:
+        self.kernel.settled(group)
+
+    def _failed(self, group: Sequence[ChangeSet], error: KernelError) -> None:
+        self.kernel.failed(group, error)
+
+    def _hear(self, events: Sequence[Event]) -> None:
+        self.told += [event.sequence for event in events]
+
+    async def commit(self, *records: Record, events: int = 1, deletes: tuple[Record, ...] = ()) -> object:
+        return await self.kernel.decisions.commit(changing(*records, events=events, deletes=deletes))
+
+    async def catch_up(self) -> None:
+        await self.following.catch_up(0)
+
+    def knows(self, name: str = "t") -> Record | None:
+        return self.memory.committed((Kind.TASK, ("default", name)))
+
+    async def close(self) -> None:
+        for loop in self.loops:
+            loop.cancel()
+        await asyncio.wait(self.loops)
+
+
+class Held:
+    """A hook that keeps whoever comes until it is opened."""
 
     def __init__(self) -> None:
-        self.groups: list[Change] = []
-        self.written = (0, 0)
+        self.waiting = 0
+        self._open = asyncio.Event()
 
-    async def position(self) -> tuple[int, int]:
-        return len(self.groups), 0
+    async def __call__(self, _group: object = None) -> None:
+        self.waiting += 1
+        await self._open.wait()
 
-    async def cut(self, kinds: Sequence[Kind]) -> tuple[int, list[list[Record]]]:
-        raise NotImplementedError
-
-    async def changes(self, after: int, until: int | None = None) -> Sequence[Change]:
-        return self.groups[after:until]
-
-    def record(self, touched: Touched, known: Record | None) -> Record | None:
-        return None
+    def open(self) -> None:
+        self._open.set()
 
 
-async def test_who_came_too_late_with_a_change_takes_over_that_of_the_other() -> None:
-    clock, feed = ManualClock(), PlayedFeed()
-    store = MemoryStore(clock)
+async def free(_group: object = None) -> None:
+    """Let pass."""
 
-    def submit(changes: ChangeSet) -> Pending:
-        raise NotImplementedError
 
-    kernel = Kernel(
-        store,
-        submit,
-        EventLog(store, encode=lambda event: b""),
-        LocalNotifier(clock),
-        clock=clock,
-        new_id=lambda: "id",
-        chance=lambda: 0.5,
-        feed=feed,
+def done(name: str = "t", revision: int = 2) -> Task:
+    return task(name, revision=revision, state=TaskState.SUCCEEDED)
+
+
+def progress(name: str = "t", revision: int = 1) -> Progress:
+    return Progress(namespace="default", id=name, revision=revision, checkpoint=b"so far", attempt=1)
+
+
+@pytest.fixture
+def database() -> SharedDatabase:
+    return SharedDatabase(ManualClock())
+
+
+@pytest.fixture
+async def pair(database: SharedDatabase) -> AsyncIterator[tuple[Node, Node]]:
+    nodes = [Node(database, ManualClock()) for _ in range(2)]
+    for node in nodes:
+        await node.kernel.open()
+    yield nodes[0], nodes[1]
+    for node in nodes:
+        await node.close()
+
+
+async def test_what_another_commits_is_known_and_told_of_in_order(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    await one.commit(task("a"), events=2)
+    await two.commit(task("b"))
+    # Its own is in memory at once, but told of only when its turn has come.
+    assert two.knows("b") == task("b")
+    assert two.told == []
+    await two.catch_up()
+    await one.catch_up()
+    assert one.told == two.told == [1, 2, 3]
+    assert one.knows("b") == two.knows("b")
+    assert two.knows("a") == task("a")
+
+
+async def test_what_is_read_newer_than_it_was_then_is_kept(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    await one.commit(task())
+    await one.commit(task(revision=2))
+    for _ in range(3):
+        await one.commit(task("other"), events=0)
+        await one.commit(deletes=(task("other"),), events=0)
+    await two.catch_up()
+    assert two.knows() == task(revision=2)
+    assert two.knows("other") is None
+
+
+async def test_an_own_commit_that_was_followed_before_it_was_heard_of_hides_nothing_newer(
+    pair: tuple[Node, Node],
+) -> None:
+    one, two = pair
+    one.store.after = Held()
+    waiting = asyncio.create_task(one.commit(task()))
+    await settle()
+    await two.catch_up()
+    await two.commit(task(revision=2))
+    await one.catch_up()
+    one.store.after.open()
+    await waiting
+    assert one.knows() == one.memory.latest((Kind.TASK, ("default", "t"))) == task(revision=2)
+    assert one.told == [1, 2]
+
+
+async def test_an_own_commit_that_another_has_undone_already_does_not_come_back(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    one.store.after = Held()
+    waiting = asyncio.create_task(one.commit(task()))
+    await settle()
+    await two.catch_up()
+    await two.commit(deletes=(task(),))
+    await one.catch_up()
+    one.store.after.open()
+    await waiting
+    assert one.knows() is None
+    assert one.memory.all(Task) == []
+
+
+async def test_what_was_removed_and_made_anew_is_what_it_is_now(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    for revision in (1, 2, 3):
+        await one.commit(task(revision=revision))
+    await two.catch_up()
+    await one.commit(deletes=(task(revision=3),))
+    await one.commit(task(priority=1))
+    await two.catch_up()
+    assert two.knows() == task(priority=1)
+
+
+async def test_the_checkpoint_of_a_task_that_is_tried_again_is_there_again(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    await one.commit(task(state=TaskState.FAILED, attempt=1), progress())
+    await two.catch_up()
+    assert two.memory.progress(("default", "t")) is None
+    await one.commit(task(revision=2, attempt=1))
+    await two.catch_up()
+    assert two.memory.progress(("default", "t")) == progress()
+
+
+async def test_the_progress_of_a_task_that_is_over_is_not_kept(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    await one.commit(task(), progress())
+    await two.catch_up()
+    assert two.memory.progress(("default", "t")) == progress()
+    await one.commit(done(), progress(revision=2))
+    await one.commit(progress(revision=3), events=0)
+    await two.catch_up()
+    assert two.memory.all(Progress) == []
+
+
+async def test_what_an_own_commit_only_wanted_to_change_is_followed(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    await one.commit(task())
+    await two.catch_up()
+    await one.commit(task(revision=2))
+    stale, fine = changing(task(revision=2, priority=1)), changing(task("other"))
+    two.store.before = Held()
+    first = asyncio.create_task(two.commit(task("first")))
+    await settle()
+    # In one group, the second of which conflicts, and whose caller does not look at it again.
+    both = asyncio.gather(two.kernel.decisions.commit(fine), two.kernel.decisions.commit(stale))
+    two.store.before.open()
+    await first
+    assert isinstance((await both)[1], Conflicted)
+    await two.catch_up()
+    assert two.knows() == task(revision=2)
+
+
+async def test_a_commit_in_several_groups_that_is_half_followed_is_told_of_once(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    two.store.before = Held()
+    waiting = [asyncio.create_task(two.commit(task("first")))]
+    await settle()
+    waiting += [asyncio.create_task(two.commit(task(str(number)))) for number in range(SOME + 2)]
+    await settle()
+    two.store.before.open()
+    await waiting[0]
+    two.store.after, two.store.one_by_one = Held(), lambda: True
+    await settle()
+    reading = two.store.answering = Held()
+    following = asyncio.create_task(two.catch_up())
+    await settle()
+    two.store.answering = free
+    reading.open()
+    await settle()
+    two.store.after.open()
+    await asyncio.gather(*waiting, following)
+    await one.catch_up()
+    assert one.told == two.told == list(range(1, SOME + 4))
+
+
+# Filling -------------------------------------------------------------------------------------------------------------
+
+
+async def test_what_was_missed_is_told_of_when_memory_is_filled_anew(
+    pair: tuple[Node, Node], database: SharedDatabase
+) -> None:
+    one, two = pair
+    await one.commit(task())
+    await two.catch_up()
+    await one.commit(done())
+    for number in range(10):
+        await one.commit(task(str(number)))
+    database.trim(3)
+    await two.catch_up()
+    assert two.following.refills == 1
+    assert two.told == one.told == list(range(1, 13))
+    assert two.knows("5") == task("5")
+    assert two.memory.task(("default", "t")) is None
+
+
+async def test_filling_takes_what_is_new_over_what_this_one_did_before(
+    pair: tuple[Node, Node], database: SharedDatabase
+) -> None:
+    one, two = pair
+    await one.commit(task("before"))
+    await two.commit(task())
+    # What two did has not had its turn: it does not know what came before it.
+    for revision in (2, 3, 4):
+        one.memory.load([task(revision=revision - 1)])
+        await one.commit(task(revision=revision))
+    database.trim(1)
+    await two.catch_up()
+    assert two.knows() == task(revision=4)
+    assert two.told == [1, 2, 3, 4, 5]
+
+
+async def test_filling_does_not_undo_what_this_one_does_meanwhile(
+    pair: tuple[Node, Node], database: SharedDatabase
+) -> None:
+    one, two = pair
+    for number in range(5):
+        await one.commit(task(str(number)))
+    database.trim(1)
+    two.store.answering = Held()
+    filling = asyncio.create_task(two.following.fill())
+    await settle()
+    await two.commit(task())
+    two.store.answering.open()
+    await filling
+    await two.catch_up()
+    assert two.knows() == task()
+    assert two.told == list(range(1, 7))
+
+
+async def test_filling_and_following_at_once_lose_nothing(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    held = two.store.answering = Held()
+    filling = asyncio.create_task(two.following.fill())
+    await settle()
+    held.open()
+    late = two.store.answering = Held()
+    await settle()
+    two.store.answering = free
+    await one.commit(task())
+    following = asyncio.create_task(two.catch_up())
+    await settle()
+    late.open()
+    await asyncio.gather(filling, following)
+    await two.catch_up()
+    assert two.knows() == task()
+    assert two.told == [1]
+
+
+async def test_filling_sees_what_was_made_anew_and_what_is_read(
+    pair: tuple[Node, Node], database: SharedDatabase
+) -> None:
+    one, two = pair
+    message = Message(
+        namespace="default",
+        id="m",
+        revision=1,
+        agent_id="a",
+        payload=Payload(data=b"hello"),
+        create_time=1.0,
+        expire_time=2.0,
     )
-    assert kernel.following is not None
-    await store.commit([changing(task("a")), changing(task("b"))])
-    kernel.memory.load([task("a"), task("b")])
+    for revision in (1, 2):
+        await one.commit(task(revision=revision))
+    await one.commit(message)
+    await two.catch_up()
+    await one.commit(deletes=(task(revision=2),))
+    await one.commit(task(priority=1))
+    await one.commit(message.evolve(revision=2, state=MessageState.READ))
+    database.trim(1)
+    await two.catch_up()
+    assert two.following.refills == 1
+    assert two.knows() == task(priority=1)
+    assert two.memory.all(Message) == []
 
-    # Another replica pauses the task; this one, which does not know, does so too, and changes something else besides.
-    theirs = task("a", revision=2, state=TaskState.PAUSED, update_time=7.0)
-    late, mine = changing(task("a", revision=2, state=TaskState.PAUSED)), changing(task("b", revision=2))
-    for changes in (late, mine):
-        kernel.memory.apply(changes, Pending())
-    assert await store.commit([changing(theirs), late, mine]) == [COMMITTED, Conflicted((theirs.ref,)), COMMITTED]
-    feed.groups = [Change(1, 0, [Touched(theirs.ref, 2)], []), Change(2, 0, [Touched(task("b").ref, 2)], [])]
-    feed.written = (1, 2)
-    kernel.settled([(late, Conflicted((theirs.ref,))), (mine, COMMITTED)])
 
-    await kernel.following.catch_up(2)
-    assert kernel.following.group == 2
-    assert kernel.memory.committed(theirs.ref) == theirs
-    assert kernel.memory.committed(task("b").ref) == task("b", revision=2)
+async def test_one_whose_own_groups_wait_for_what_nobody_knows_any_more_fills_its_memory(
+    pair: tuple[Node, Node], database: SharedDatabase
+) -> None:
+    one, two = pair
+    for number in range(5):
+        await one.commit(task(str(number)))
+    await two.commit(task())
+    await one.catch_up()
+    await one.commit(task("last"))
+    database.trim(1)
+    await two.catch_up()
+    assert two.told == list(range(1, 8))
+    assert two.knows("last") == task("last")
+
+
+# Waiting -------------------------------------------------------------------------------------------------------------
+
+
+async def test_fresh_waits_until_what_was_committed_before_is_known(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    two.loops.append(asyncio.create_task(two.following.run()))
+    await one.commit(task())
+    await two.kernel.decisions.fresh()
+    assert two.knows() == task()
+    two.store.reading = _down
+    await one.commit(task(revision=2))
+    with pytest.raises(StoreUnavailable):
+        await two.kernel.decisions.fresh()
+    assert two.following.failing
+
+
+async def _down() -> None:
+    raise StoreUnavailable("down")
+
+
+async def test_a_ring_during_a_commit_that_changes_nothing_is_heard(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    await one.commit(task())
+    await two.catch_up()
+    two.loops.append(asyncio.create_task(two.following.run()))
+    await settle()
+    two.store.before = Held()
+    waiting = asyncio.create_task(two.commit(task(revision=2, priority=1)))
+    await settle()
+    await one.commit(task(revision=2))
+    two.following.ring(2, busy=True)
+    two.store.before.open()
+    assert isinstance(await waiting, Conflicted)
+    await two.clock.advance(0.1)
+    assert two.told == [1, 2]
+
+
+# Any order -----------------------------------------------------------------------------------------------------------
+
+Deed = tuple[int, str, str]
+"""Which replica does what, to which task."""
+
+NAMES = ("a", "b")
+DEEDS = st.tuples(
+    st.integers(0, 1),
+    st.sampled_from(["put", "put", "close", "reopen", "delete", "read", "follow", "fill", "trim", "rest"]),
+    st.sampled_from(NAMES),
+)
+
+
+@given(deeds=st.lists(DEEDS, max_size=40), seed=st.integers(0, 2**32))
+def test_memory_becomes_what_the_store_is(deeds: list[Deed], seed: int) -> None:
+    clock, dice = ManualClock(), random.Random(seed)
+    run(lambda: _any_order(deeds, clock, dice), clock, dice)
+
+
+async def _any_order(deeds: list[Deed], clock: ManualClock, dice: random.Random) -> None:
+    database = SharedDatabase(clock)
+    nodes = [Node(database, clock) for _ in range(2)]
+    for node in nodes:
+        await node.kernel.open()
+        slow = _slow(clock, dice)
+        node.store.before = node.store.after = node.store.reading = node.store.answering = slow
+        node.store.one_by_one = lambda: dice.random() < 0.3
+    under_way = [asyncio.ensure_future(_do(nodes[number], deed, name, clock, dice)) for number, deed, name in deeds]
+    if under_way:
+        await asyncio.wait(under_way)
+    for work in under_way:
+        await work
+    for node in nodes:
+        await node.catch_up()
+        assert node.told == list(range(1, database.disk._head + 1))
+        for kind in (Kind.TASK, Kind.PROGRESS):
+            stored = {record.ref: record for record in await database.disk.scan(kind)}
+            for name in NAMES:
+                _require_known(node, stored, (kind, ("default", name)))
+        await node.close()
+
+
+def _require_known(node: Node, stored: dict[Ref, Record], ref: Ref) -> None:
+    known, record = node.memory.committed(ref), stored.get(ref)
+    assert node.memory.flight(ref) is None
+    if ref[0] is Kind.PROGRESS:
+        # Not always there, but never out of date.
+        assert known in (None, record)
+    elif record is not None and is_open(record):
+        assert known == record == node.memory.latest(ref)
+    else:
+        assert known in (None, record)
+
+
+def _slow(clock: ManualClock, dice: random.Random) -> Callable[..., Awaitable[None]]:
+    async def wait(_group: object = None) -> None:
+        if dice.random() < 0.5:
+            await clock.sleep(dice.random())
+
+    return wait
+
+
+async def _do(node: Node, deed: str, name: str, clock: ManualClock, dice: random.Random) -> None:
+    await clock.sleep(3 * dice.random())
+    ref: Ref = (Kind.TASK, ("default", name))
+    known = node.memory.latest(ref)
+    match deed:
+        case "put" | "close" | "reopen":
+            state = TaskState.SUCCEEDED if deed == "close" else TaskState.QUEUED
+            revision = known.revision + 1 if known is not None else 1
+            changes = changing(task(name, revision=revision, state=state), events=1)
+            old = node.memory.progress(ref[1])
+            if deed == "put" and dice.random() < 0.5:
+                changes.puts[Kind.PROGRESS, ref[1]] = progress(name, old.revision + 1 if old is not None else 1)
+            outcome = await node.kernel.decisions.commit(changes)
+            if isinstance(outcome, Conflicted) and dice.random() < 0.5:
+                await node.kernel.decisions.refresh(outcome.refs)
+        case "delete" if known is not None:
+            await node.commit(deletes=(known,))
+        case "read":
+            await node.kernel.decisions.refresh([ref])
+        case "follow":
+            await node.catch_up()
+        case "fill":
+            await node.following.fill()
+        case "trim":
+            node.store.database.trim(dice.choice([1, 3]))
+        case _:
+            await clock.sleep(1.0)

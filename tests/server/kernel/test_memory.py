@@ -139,3 +139,31 @@ async def test_listeners_hear_every_step_forward_and_back() -> None:
     flying = _Flying()
     flying.memory.revert(flying.apply(_put(_cursor(1))))
     assert flying.changes == [(REF, None, _cursor(1)), (REF, _cursor(1), None)]
+
+
+# What others committed -----------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_was_overtaken_does_not_bring_back_what_has_ended() -> None:
+    memory = Memory()
+    ref: Ref = (Kind.TASK, ("n", "t"))
+    asked = memory.moves
+    # The feed tells that it is over before the answer arrives, which says that it is not.
+    memory.follow(ref, _task(TaskState.SUCCEEDED, 2))
+    memory.followed()
+    memory.learn(ref, _task(TaskState.QUEUED), asked)
+    assert memory.task(ref[1]) is None
+    memory.learn(ref, _task(TaskState.QUEUED, 3), memory.moves)
+    assert memory.task(ref[1]) == _task(TaskState.QUEUED, 3)
+    memory.learn(ref, None, asked)
+    assert memory.task(ref[1]) == _task(TaskState.QUEUED, 3)
+
+
+def test_a_change_in_flight_that_is_doomed_falls_back_on_what_another_committed() -> None:
+    flying = _Flying()
+    flying.memory.load([_cursor(1)])
+    doomed = flying.apply(_put(_cursor(2, sequence=7)))
+    flying.memory.follow(REF, _cursor(2, sequence=8))
+    assert flying.states() == (_cursor(2, sequence=7), _cursor(2, sequence=8))
+    flying.memory.revert(doomed)
+    assert flying.states() == (_cursor(2, sequence=8), _cursor(2, sequence=8))
