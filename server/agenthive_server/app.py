@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agenthive_server import fleet
+from agenthive_server.company import Company
 from agenthive_server.events.kept_output import HeldOutput, KeptOutput
 from agenthive_server.events.log import EventLog
 from agenthive_server.events.notifier import LocalNotifier
@@ -117,8 +118,8 @@ class App:
             board=self.board,
             loops=self.loops,
         )
-        self.replica = self._replica()
         self.front = Front(settings, self.clock)
+        self.company, self.replica = self._replica()
         self.switch = Switch()
         self.adapter = Adapter(self.switch, message_limit=server.message_limit_bytes)
         self.handler_notifier = LocalNotifier(self.clock)
@@ -135,12 +136,9 @@ class App:
         )
         self.plugins = self._plugin_host(discover() if registry is None else registry)
         self.vitals.add(self.plugins.overview.probe)
-        self.metrics = Metrics(
-            self.vitals.metrics, self.built_in.metrics, self.plugins.overview.metrics, process_metrics
-        )
+        self.metrics = self._build_metrics()
         if self.archive is not None:
             self.vitals.add(self.archive.probe)
-            self.metrics.add(self.archive.metrics)
         self.web: Web | None = None
         self.runner: LocalRunner | None = None
         self._server: Server | None = None
@@ -167,6 +165,13 @@ class App:
         )
         kernel.observers += [self.log.append, self._ring]
         return kernel
+
+    def _build_metrics(self) -> Metrics:
+        metrics = Metrics(self.vitals.metrics, self.built_in.metrics, self.plugins.overview.metrics, process_metrics)
+        for part in (self.company, self.archive):
+            if part is not None:
+                metrics.add(part.metrics)
+        return metrics
 
     def _plugin_host(self, registry: Registry) -> PluginHost:
         minimum = self.settings.server.minimum_free_disk_bytes
@@ -208,10 +213,19 @@ class App:
         if any(event.type in FOLLOWED for event in events):
             self.kernel_notifier.ring(events[-1].sequence)
 
-    def _replica(self) -> Replica | None:
-        """Return what this server does because others commit to its store as well; None where nobody does."""
+    def _replica(self) -> tuple[Company | None, Replica | None]:
+        """Return what this server knows of others that commit to its store as well, and does because of them."""
         if self.shared is None:
-            return None
+            return None, None
+        company = Company(
+            self.shared.tenure,
+            self.kernel,
+            self.vitals,
+            self.board,
+            self.built_in,
+            self.clock,
+            lambda: self.front.shown(self.port) if self.port else "",
+        )
         replica = Replica(
             self.shared,
             self.kernel,
@@ -219,15 +233,12 @@ class App:
             self.committer,
             self.subscriptions,
             self.clock,
-            self._facts,
+            company.tell,
             self.sharing,
             self.vitals.present,
         )
         self.vitals.add(replica.probe)
-        return replica
-
-    def _facts(self) -> str:
-        return "{}"
+        return company, replica
 
     def _failed(self, group: object, error: KernelError) -> None:
         self.kernel.failed(group, error)  # type: ignore[arg-type]  # the committer's own type
@@ -306,7 +317,7 @@ class App:
             agents=AgentMethods(kernel.agents),
             tasks=TaskMethods(kernel.tasks, kernel.queries),
             stream=StreamMethods(self.subscriptions, self.vitals.snapshot, longest=self.turnover.longest),
-            report=ReportMethods(self.vitals.report, self.vitals.facts, (self.metrics.samples,)),
+            report=ReportMethods(self.vitals.report, (self.company or self.vitals).facts, (self.metrics.samples,)),
             worker=self.worker,
             messaging=self.messaging,
             blobs=BlobMethods(self.store, self.clock, most_bytes=server.maximum_blob_bytes),

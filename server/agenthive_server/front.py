@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from typing import Final
 
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.lifecycle import StartError
@@ -11,6 +13,8 @@ from agenthive_server.rpc.exposure import Unprotected, is_loopback, require_prot
 from agenthive_server.rpc.server import Listening, Server
 from agenthive_server.rpc.tls import BadCertificate, ServerTls, TlsFiles
 from agenthive_server.settings import Settings
+
+EVERYWHERE: Final = ("", "0.0.0.0", "[::]", "::")
 
 
 class Front:
@@ -35,6 +39,11 @@ class Front:
     def addresses(self) -> list[str]:
         """Return all addresses, as HOST:PORT."""
         return [listen for listen in (self._server.listen, self._server.tls.mutual_listen) if listen]
+
+    def shown(self, port: int) -> str:
+        """Return where callers of other machines would look for it, as HOST:PORT."""
+        host = self._server.listen.rpartition(":")[0]
+        return f"{socket.gethostname() if host in EVERYWHERE else host}:{port}"
 
     def require_protected(self, *, authenticated: bool) -> None:
         """Refuse an address that needs more protection than there is."""

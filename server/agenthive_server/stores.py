@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from agenthive_server.kernel.clock import Clock, SystemClock
 from agenthive_server.kernel.health import Reading
 from agenthive_server.kernel.ports import Feed, Store, StoreUnusable
-from agenthive_server.kernel.replicas import Replicas
+from agenthive_server.kernel.replicas import Replicas, Roll
 from agenthive_server.lifecycle import StartError
 from agenthive_server.settings import Settings, SettingsError, database_path
 from agenthive_server.storage.address import is_postgres, masked, shown
@@ -40,12 +40,30 @@ def open_store(settings: Settings, clock: Clock) -> Store:
     return SqliteStore(path, clock=clock, synchronous=settings.server.synchronous)
 
 
+class Tenure(Replicas, Protocol):
+    """The replicas, and the place of this one among them."""
+
+    lost: str
+    """Why this one must not act at present; empty while all is well."""
+    expelled: list[tuple[str, float]]
+    """The last replicas this one found to be gone, and when, in the order of time."""
+    expelled_count: int
+    rejoined_count: int
+
+    @property
+    def retired(self) -> bool:
+        """Whether this one is about to stop."""
+
+    def roll(self) -> Roll:
+        """Return all replicas as they were last read."""
+
+
 @runtime_checkable
 class Shared(Feed, Protocol):
     """A store in a database that other replicas write as well."""
 
     @property
-    def tenure(self) -> Replicas:
+    def tenure(self) -> Tenure:
         """The replicas."""
 
     def follow(

@@ -34,6 +34,9 @@ PING_EVERY = 2.0
 
 OPEN_STATES = tuple(state for state in TaskState if state not in TERMINAL)
 
+REPLICAS = "replicas"
+"""The component that tells of other replicas."""
+
 LATE_RING = 1.0
 """Seconds after which readers look by themselves: a ring that takes longer is of no use."""
 
@@ -86,9 +89,9 @@ class Vitals:
         """Let reports tell of one more part."""
         self._health.add(probe)
 
-    def report(self) -> Report:
-        """Return how the server and each of its parts is now."""
-        return self._health.report()
+    def report(self, alone: bool = False) -> Report:
+        """Return how the server and each of its parts is now; `alone`: without what it knows of other replicas."""
+        return self._health.report(REPLICAS if alone else "")
 
     async def run(self) -> None:
         """Read from the database now and then, so that health knows before the next caller does; until cancelled."""
@@ -136,15 +139,17 @@ class Vitals:
         reason = "readers were woken late the last time" if late else ""
         return [("notifier", Reading(Status.DEGRADED if late else Status.OK, reason, latency))]
 
-    def facts(self) -> Facts:
-        """Return what HealthCheck tells beside the report."""
+    def facts(self, alone: bool = False) -> Facts:
+        """Return what HealthCheck tells beside the report; `alone`: with the tasks of sessions here only."""
         index = self._kernel.index
+        here = [agent for contact in self._kernel.contacts for agent in index.agents_by_session.get(contact.key, ())]
+        held = (index.leases_by_agent.get(agent, ()) for agent in here) if alone else index.leases_by_agent.values()
         return Facts(
             version=server_version(),
             start_time=self._start_time,
-            agents_in_contact=sum(len(index.agents_by_session.get(c.key, ())) for c in self._kernel.contacts),
+            agents_in_contact=len(here),
             queued_tasks=self._kernel.pool.queued,
-            held_tasks=sum(len(held) for held in index.leases_by_agent.values()),
+            held_tasks=sum(map(len, held)),
             last_sequence=self._subscriptions.log.head,
             draining=self._board.draining,
         )

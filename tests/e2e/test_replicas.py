@@ -152,6 +152,16 @@ async def test_work_goes_on_when_the_dispatcher_is_gone(fleet: Fleet, tmp_path: 
         assert (done.state, done.attempt) == (task_pb2.TASK_STATE_SUCCEEDED, 1)
         # Here its process can be seen to be gone; elsewhere its place is free after four seconds.
         assert asyncio.get_running_loop().time() - began < 5
+        others = [client for client in fleet.clients if client is not fleet.clients[number]]
+        # Whoever found it to be gone tells the others with its next renewal. One that stops has said so itself.
+        killed = how is signal.SIGKILL
+        await eventually(partial(_told, others, "was expelled" if killed else "2 are there"))
+
+
+async def _told(clients: list[Client], what: str) -> bool:
+    reports = [await client.health() for client in clients]
+    said = [each.reason for report in reports for each in report.components if each.name == "replicas"]
+    return len(said) == len(clients) and all(what in reason for reason in said)
 
 
 async def _dispatcher(fleet: Fleet) -> int:

@@ -27,9 +27,10 @@ _SERVING: Final = 1
 class OperationCalls(Connection):
     """Plugins, health, metrics. Every call raises a HiveError; `timeout` is its deadline in seconds."""
 
-    async def health(self, *, timeout: float | None = None) -> HealthCheckResponse:
-        """Return how the server and its components are."""
-        return await self._call(self._orchestrator.HealthCheck, orchestrator.HealthCheckRequest(), timeout)
+    async def health(self, *, this_replica_only: bool = False, timeout: float | None = None) -> HealthCheckResponse:
+        """Return how the server that answers and its components are, with the other replicas unless told not to."""
+        request = orchestrator.HealthCheckRequest(this_replica_only=this_replica_only)
+        return await self._call(self._orchestrator.HealthCheck, request, timeout)
 
     async def serving(self, name: str = "", *, timeout: float | None = None) -> bool:
         """Say whether a name may receive traffic, as load balancers ask it (grpc.health.v1); no token is needed.

@@ -16,6 +16,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from agenthive_server.telemetry import Histogram
+
 from .changes import ChangeSet
 from .clock import Clock
 from .errors import CursorCompacted, KernelError, StoreUnavailable
@@ -86,6 +88,8 @@ class Following:
         self.failing = ""
         # How often the memory was filled anew because too much was missed.
         self.refills = 0
+        # How long waits for everything took, in seconds.
+        self.waits = Histogram()
 
     # Filling --------------------------------------------------------------------------------------------------------
 
@@ -175,12 +179,20 @@ class Following:
         if head > self.head and not busy:
             self._woken.set()
 
+    @property
+    def known(self) -> tuple[int, int]:
+        """The last group and event that this replica knows to be committed; it may not have followed so far."""
+        group = self._own[-1].after if self._own else self.group
+        return max(self.group, group), max(self.head, self._rung)
+
     async def fresh(self) -> None:
         """Wait until everything is known that was committed before this was called. Raises `StoreUnavailable`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked.append(future)
         self._woken.set()
+        began = self._clock.monotonic()
         await future
+        self.waits.observe(self._clock.monotonic() - began)
 
     async def run(self) -> None:
         """Follow until cancelled; failures of the store delay it."""

@@ -5,13 +5,30 @@ An embedded store has one process, which holds every role as long as it runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, Protocol
 
 from .decide import View
 
 DISPATCHER: Final = "dispatcher"
 """The role of assigning tasks, following events up, placing agents, and looking at the clocks of all records."""
+
+
+class Told(NamedTuple):
+    """What a replica said of itself last, as `members.py` reads it, and when by the database's clock."""
+
+    text: str
+    time: float
+
+
+class Roll(NamedTuple):
+    """All replicas as they were last read."""
+
+    told: Mapping[str, Told]
+    holders: Mapping[str, str]
+    """Who acts in which role; empty when nobody does."""
+    time: float
+    """When that was, by the database's clock."""
 
 
 class Role(Protocol):

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agenthive.v1 import orchestrator_service_pb2 as pb
 
 from agenthive_server.kernel.errors import NotFound
-from agenthive_server.kernel.health import Report, Status
+from agenthive_server.kernel.health import Report
+from agenthive_server.kernel.members import Member
 from agenthive_server.plugin.api import Call
 from agenthive_server.telemetry import Sample
 
 from . import validate
-from .convert.values import set_span, set_time
+from .convert.health import STATUSES, component_message, replica_message
+from .convert.values import set_time
 from .wellknown import HealthCheckResponse, HealthListResponse
 
 LIVENESS: Final = "liveness"
 READINESS: Final = "readiness"
 _Status: Final = HealthCheckResponse
-_STATUSES: Final = {status: pb.HealthStatus.Value(f"HEALTH_STATUS_{status.name}") for status in Status}
 
 
 class Board:
@@ -151,6 +152,10 @@ class Facts:
     held_tasks: int = 0
     last_sequence: int = 0
     draining: bool = False
+    # Which replica this is, all that are told of, and who acts in which role; empty where there is only one.
+    replica: str = ""
+    members: Sequence[Member] = ()
+    holders: Mapping[str, str] = field(default_factory=dict)
 
 
 class ReportMethods:
@@ -158,17 +163,19 @@ class ReportMethods:
 
     def __init__(
         self,
-        report: Callable[[], Report],
-        facts: Callable[[], Facts],
+        report: Callable[[bool], Report],
+        facts: Callable[[bool], Facts],
         metrics: Sequence[Callable[[], Iterable[Sample]]],
     ) -> None:
+        """`report` and `facts` are asked whether this server alone is wanted."""
         self._report = report
         self._facts = facts
         self._metrics = metrics
 
     async def HealthCheck(self, request: pb.HealthCheckRequest, call: Call) -> pb.HealthCheckResponse:
         """Say how the server and its components are."""
-        report, facts = self._report(), self._facts()
+        alone = request.this_replica_only
+        report, facts = self._report(alone), self._facts(alone)
         response = pb.HealthCheckResponse(
             version=facts.version,
             agents_in_contact=facts.agents_in_contact,
@@ -176,16 +183,13 @@ class ReportMethods:
             held_tasks=facts.held_tasks,
             last_sequence=facts.last_sequence,
             draining=facts.draining,
+            status=STATUSES[report.status],
+            components=map(component_message, report.components),
+            replica_id=facts.replica,
+            replicas=map(replica_message, facts.members),
+            roles=[pb.RoleHolder(role=role, replica_id=facts.holders[role]) for role in sorted(facts.holders)],
         )
-        response.status = _STATUSES[report.status]
         set_time(response.start_time, facts.start_time)
-        for component in report.components:
-            entry = response.components.add(name=component.name, reason=component.reason)
-            entry.status = _STATUSES[component.status]
-            if component.since:
-                set_time(entry.since_time, component.since)
-            if component.latency is not None:
-                set_span(entry.latency, component.latency)
         return response
 
     async def GetMetrics(self, request: pb.GetMetricsRequest, call: Call) -> pb.GetMetricsResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import grpc
@@ -21,7 +22,8 @@ from agenthive_server.events.subscription import TakenSnapshot
 from agenthive_server.events.subscriptions import Subscriptions
 from agenthive_server.kernel.agents import Agent
 from agenthive_server.kernel.events import Event
-from agenthive_server.kernel.health import Health, Reading, Status
+from agenthive_server.kernel.health import Health, Reading, Report, Status
+from agenthive_server.kernel.members import Member
 from agenthive_server.kernel.records import Payload
 from agenthive_server.kernel.tasks import Task
 from agenthive_server.plugin.api import Policy
@@ -147,13 +149,14 @@ class Edge:
         self.health = Health(clock)
         self.readings = [("store", Reading(Status.OK, latency=0.25)), ("notifier", Reading(Status.DEGRADED, "away"))]
         self.health.add(lambda: self.readings)
+        self.members: list[Member] = []
         self.worker_methods = WorkerMethods(kernel.sessions, self.output, clock)
         self.messaging_methods = MessagingMethods(kernel.messages)
         self.services = Services(
             agents=AgentMethods(kernel.agents),
             tasks=TaskMethods(kernel.tasks, kernel.queries),
             stream=StreamMethods(self.subscriptions, self.snapshot),
-            report=ReportMethods(self.health.report, self.facts, [self.built_in.metrics, self.worker_methods.metrics]),
+            report=ReportMethods(self.report, self.facts, [self.built_in.metrics, self.worker_methods.metrics]),
             worker=self.worker_methods,
             messaging=self.messaging_methods,
             blobs=BlobMethods(hive.store, clock, most_bytes=8 * 1024 * 1024),
@@ -186,8 +189,13 @@ class Edge:
         tasks = [task for task in tasks if not task.terminal]
         return self.log.head, snapshot_events([(a, kernel.agents.shown(a)) for a in agents], tasks)
 
-    def facts(self) -> Facts:
-        return Facts(version="1.2.3", start_time=self.hive.clock.now(), queued_tasks=self.hive.kernel.pool.queued)
+    def report(self, alone: bool) -> Report:
+        return self.health.report("notifier" if alone else "")
+
+    def facts(self, alone: bool) -> Facts:
+        facts = Facts(version="1.2.3", start_time=self.hive.clock.now(), queued_tasks=self.hive.kernel.pool.queued)
+        members = self.members[:1] if alone else self.members
+        return replace(facts, replica="r-1", members=members, holders={"dispatcher": "r-2", "a": ""})
 
     def plug(self, *interceptors: Any) -> None:
         """Add interceptors inside of those that are built in, for calls that begin from now on."""

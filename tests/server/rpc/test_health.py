@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 from agenthive.v1 import orchestrator_service_pb2 as pb
-from agenthive_server.kernel.health import Reading, Status
+from agenthive_server.kernel.health import ComponentReport, Reading, Status
+from agenthive_server.kernel.members import Member, MemberState
 from agenthive_server.rpc.health import Board
 from agenthive_server.rpc.wellknown import HealthListResponse
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]  # ships without types
@@ -110,6 +111,45 @@ async def test_people_are_told_of_each_component(edge: Edge) -> None:
     assert notifier.since_time.seconds == int(edge.hive.clock.now())
     edge.readings[0] = ("store", Reading(Status.DOWN, "disk full"))
     assert (await edge.orchestrator.HealthCheck(pb.HealthCheckRequest())).status == pb.HEALTH_STATUS_DOWN
+
+
+async def test_people_are_told_of_each_replica(edge: Edge) -> None:
+    trouble = ComponentReport("store", Status.DEGRADED, "slow", 90.0, None)
+    edge.members = [
+        Member(
+            id="r-1",
+            state=MemberState.SERVING,
+            address="a:1",
+            start_time=100.5,
+            status=Status.DEGRADED,
+            troubles=(trouble,),
+            held_tasks=3,
+            calls_per_second=2.5,
+            loop_lag=0.25,
+            lag_events=7,
+            roles=("plugin/x",),
+            told_time=200.0,
+        ),
+        Member(id="r-2"),
+    ]
+    answer = await edge.orchestrator.HealthCheck(pb.HealthCheckRequest())
+    one, other = answer.replicas
+    assert answer.replica_id == one.replica_id == "r-1"
+    assert (one.state, one.status, one.address) == (pb.REPLICA_STATE_SERVING, pb.HEALTH_STATUS_DEGRADED, "a:1")
+    assert [(each.name, each.reason, each.since_time.seconds) for each in one.troubles] == [("store", "slow", 90)]
+    assert (one.held_tasks, one.calls_per_second, one.lag_events, list(one.roles)) == (3, 2.5, 7, ["plugin/x"])
+    assert (one.event_loop_lag.ToMilliseconds(), one.told_time.seconds) == (250, 200)
+    assert one.start_time.ToMilliseconds() == 100_500
+    assert (other.state, other.HasField("start_time")) == (pb.REPLICA_STATE_UNSPECIFIED, False)
+    assert [(each.role, each.replica_id) for each in answer.roles] == [("a", ""), ("dispatcher", "r-2")]
+
+
+async def test_who_asks_for_one_replica_is_told_of_no_other(edge: Edge) -> None:
+    edge.members = [Member(id="r-1"), Member(id="r-2")]
+    answer = await edge.orchestrator.HealthCheck(pb.HealthCheckRequest(this_replica_only=True))
+    assert [each.replica_id for each in answer.replicas] == ["r-1"]
+    assert [each.name for each in answer.components] == ["store"]
+    assert answer.status == pb.HEALTH_STATUS_OK
 
 
 async def test_metrics_are_sorted_and_chosen_by_prefix(edge: Edge) -> None:

@@ -189,6 +189,42 @@ HEALTH_STATUS_DOWN: HealthStatus.ValueType  # 3
 """Not at all."""
 Global___HealthStatus: _TypeAlias = HealthStatus  # noqa: Y015
 
+class _ReplicaState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ReplicaStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReplicaState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    REPLICA_STATE_UNSPECIFIED: _ReplicaState.ValueType  # 0
+    """It does not say; an older version, or one that has not told anything yet."""
+    REPLICA_STATE_STARTING: _ReplicaState.ValueType  # 1
+    """It starts, and serves nobody yet."""
+    REPLICA_STATE_SERVING: _ReplicaState.ValueType  # 2
+    """It serves."""
+    REPLICA_STATE_DRAINING: _ReplicaState.ValueType  # 3
+    """It stops: it finishes what it has, and takes nothing new."""
+    REPLICA_STATE_AWAY: _ReplicaState.ValueType  # 4
+    """It has no contact with the database, or the database none with it, and serves nobody. After 4 seconds others take its
+    work over, and it is not listed any more until it joins again.
+    """
+
+class ReplicaState(_ReplicaState, metaclass=_ReplicaStateEnumTypeWrapper):
+    """What a replica does at present."""
+
+REPLICA_STATE_UNSPECIFIED: ReplicaState.ValueType  # 0
+"""It does not say; an older version, or one that has not told anything yet."""
+REPLICA_STATE_STARTING: ReplicaState.ValueType  # 1
+"""It starts, and serves nobody yet."""
+REPLICA_STATE_SERVING: ReplicaState.ValueType  # 2
+"""It serves."""
+REPLICA_STATE_DRAINING: ReplicaState.ValueType  # 3
+"""It stops: it finishes what it has, and takes nothing new."""
+REPLICA_STATE_AWAY: ReplicaState.ValueType  # 4
+"""It has no contact with the database, or the database none with it, and serves nobody. After 4 seconds others take its
+work over, and it is not listed any more until it joins again.
+"""
+Global___ReplicaState: _TypeAlias = ReplicaState  # noqa: Y015
+
 @_typing.final
 class SpawnAgentRequest(_message.Message):
     """Request message for `OrchestratorService.SpawnAgent`."""
@@ -1675,8 +1711,8 @@ class ComponentHealth(_message.Message):
     SINCE_TIME_FIELD_NUMBER: _builtins.int
     LATENCY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """Its name: `store`, `notifier`, `listener` or `redis`, `dispatcher`, `event_loop`, `tls`, `runner/<session>`,
-    `plugin/<name>`.
+    """Its name: `store`, `notifier`, `listener` or `redis`, `dispatcher`, `following`, `replicas`, `event_loop`, `tls`,
+    `runner/<session>`, `plugin/<name>`.
     """
     status: Global___HealthStatus.ValueType
     """How well it works."""
@@ -1708,17 +1744,158 @@ class ComponentHealth(_message.Message):
 Global___ComponentHealth: _TypeAlias = ComponentHealth  # noqa: Y015
 
 @_typing.final
+class Replica(_message.Message):
+    """One of the servers of a hive that share a database, as it last told of itself: once a second, while it has contact."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    TROUBLES_FIELD_NUMBER: _builtins.int
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    AGENTS_IN_CONTACT_FIELD_NUMBER: _builtins.int
+    HELD_TASKS_FIELD_NUMBER: _builtins.int
+    CALLS_PER_SECOND_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    EVENT_LOOP_LAG_FIELD_NUMBER: _builtins.int
+    CPU_CORES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    LAG_EVENTS_FIELD_NUMBER: _builtins.int
+    LAG_GROUPS_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
+    TOLD_TIME_FIELD_NUMBER: _builtins.int
+    replica_id: _builtins.str
+    """Its id; another one after each start."""
+    address: _builtins.str
+    """Where it serves, HOST:PORT, seen from its own machine. Empty while it starts."""
+    version: _builtins.str
+    """Its version."""
+    state: Global___ReplicaState.ValueType
+    """What it does."""
+    status: Global___HealthStatus.ValueType
+    """How well its own components work."""
+    sessions: _builtins.int
+    """Sessions of workers and runners whose stream it has."""
+    agents_in_contact: _builtins.int
+    """Agents those sessions speak for."""
+    held_tasks: _builtins.int
+    """Tasks those agents hold."""
+    calls_per_second: _builtins.float
+    """Calls it answered each second, of late."""
+    streams: _builtins.int
+    """Streams it serves, of events and messages; not those of sessions."""
+    cpu_cores: _builtins.float
+    """Cores it kept busy, of late; 1 is one core."""
+    memory_bytes: _builtins.int
+    """Its resident memory."""
+    last_sequence: _builtins.int
+    """Sequence of the last event it knows."""
+    lag_events: _builtins.int
+    """Events that it knew to be committed, and had not taken over yet."""
+    lag_groups: _builtins.int
+    """The same in transactions, which may have no events."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When it began to serve."""
+
+    @_builtins.property
+    def troubles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentHealth]:
+        """Those of its components that are not OK, the worst first; at most some."""
+
+    @_builtins.property
+    def event_loop_lag(self) -> _duration_pb2.Duration:
+        """How late its event loop was the last time."""
+
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The roles it has."""
+
+    @_builtins.property
+    def told_time(self) -> _timestamp_pb2.Timestamp:
+        """When it told this, by the clock of the database."""
+
+    def __init__(
+        self,
+        *,
+        replica_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        version: _builtins.str = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___ReplicaState.ValueType = ...,
+        status: Global___HealthStatus.ValueType = ...,
+        troubles: _abc.Iterable[Global___ComponentHealth] | None = ...,
+        sessions: _builtins.int = ...,
+        agents_in_contact: _builtins.int = ...,
+        held_tasks: _builtins.int = ...,
+        calls_per_second: _builtins.float = ...,
+        streams: _builtins.int = ...,
+        event_loop_lag: _duration_pb2.Duration | None = ...,
+        cpu_cores: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        last_sequence: _builtins.int = ...,
+        lag_events: _builtins.int = ...,
+        lag_groups: _builtins.int = ...,
+        roles: _abc.Iterable[_builtins.str] | None = ...,
+        told_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event_loop_lag", b"event_loop_lag", "start_time", b"start_time", "told_time", b"told_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "agents_in_contact", b"agents_in_contact", "calls_per_second", b"calls_per_second", "cpu_cores", b"cpu_cores", "event_loop_lag", b"event_loop_lag", "held_tasks", b"held_tasks", "lag_events", b"lag_events", "lag_groups", b"lag_groups", "last_sequence", b"last_sequence", "memory_bytes", b"memory_bytes", "replica_id", b"replica_id", "roles", b"roles", "sessions", b"sessions", "start_time", b"start_time", "state", b"state", "status", b"status", "streams", b"streams", "told_time", b"told_time", "troubles", b"troubles", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Replica: _TypeAlias = Replica  # noqa: Y015
+
+@_typing.final
+class RoleHolder(_message.Message):
+    """Who does what only one replica may do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROLE_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    role: _builtins.str
+    """`dispatcher`: assigns tasks, drives agents, keeps the clocks. `plugin/<name>`: what a plugin does once in a hive."""
+    replica_id: _builtins.str
+    """The replica that does; empty when nobody does at the moment."""
+    def __init__(
+        self,
+        *,
+        role: _builtins.str = ...,
+        replica_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replica_id", b"replica_id", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoleHolder: _TypeAlias = RoleHolder  # noqa: Y015
+
+@_typing.final
 class HealthCheckRequest(_message.Message):
     """Request message for `OrchestratorService.HealthCheck`."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    THIS_REPLICA_ONLY_FIELD_NUMBER: _builtins.int
+    this_replica_only: _builtins.bool
+    """Optional. Of the server that answers only: no other is listed or told of in `components`, and agents and held tasks
+    are those of sessions whose stream it has.
+    """
     def __init__(
         self,
+        *,
+        this_replica_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["this_replica_only", b"this_replica_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1739,27 +1916,42 @@ class HealthCheckResponse(_message.Message):
     HELD_TASKS_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    REPLICA_ID_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    ROLES_FIELD_NUMBER: _builtins.int
     status: Global___HealthStatus.ValueType
     """The worst of the components that matter for serving."""
     version: _builtins.str
-    """Version of the server."""
+    """Version of the server that answers."""
     agents_in_contact: _builtins.int
-    """Agents in contact."""
+    """Agents in contact, with any replica."""
     queued_tasks: _builtins.int
-    """Tasks waiting in the queue."""
+    """Tasks waiting in the queue; all replicas have one."""
     held_tasks: _builtins.int
-    """Tasks held by agents."""
+    """Tasks held by agents, wherever those are in contact."""
     last_sequence: _builtins.int
-    """Sequence of the last event."""
+    """Sequence of the last event the server that answers knows."""
     draining: _builtins.bool
-    """Whether the server is draining."""
+    """Whether the server that answers is draining."""
+    replica_id: _builtins.str
+    """Which replica answers; empty where a server has its store to itself, and so are the lists."""
     @_builtins.property
     def components(self) -> _containers.RepeatedCompositeFieldContainer[Global___ComponentHealth]:
-        """Each component."""
+        """Each component of the server that answers. `replicas` tells of the others: DEGRADED while one is AWAY, and for a
+        minute after one was found to be gone and its work was taken over.
+        """
 
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When it began to serve."""
+
+    @_builtins.property
+    def replicas(self) -> _containers.RepeatedCompositeFieldContainer[Global___Replica]:
+        """The replicas, by address; that which answers as of now, the others as they last told."""
+
+    @_builtins.property
+    def roles(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoleHolder]:
+        """Roles that were ever taken, by name."""
 
     def __init__(
         self,
@@ -1773,10 +1965,13 @@ class HealthCheckResponse(_message.Message):
         held_tasks: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
         draining: _builtins.bool = ...,
+        replica_id: _builtins.str = ...,
+        replicas: _abc.Iterable[Global___Replica] | None = ...,
+        roles: _abc.Iterable[Global___RoleHolder] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_in_contact", b"agents_in_contact", "components", b"components", "draining", b"draining", "held_tasks", b"held_tasks", "last_sequence", b"last_sequence", "queued_tasks", b"queued_tasks", "start_time", b"start_time", "status", b"status", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents_in_contact", b"agents_in_contact", "components", b"components", "draining", b"draining", "held_tasks", b"held_tasks", "last_sequence", b"last_sequence", "queued_tasks", b"queued_tasks", "replica_id", b"replica_id", "replicas", b"replicas", "roles", b"roles", "start_time", b"start_time", "status", b"status", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,6 +43,11 @@ class Roster:
         """Return the memberships by the id of the replica."""
         return {name.removeprefix(REPLICA): row for name, row in self.rows.items() if name.startswith(REPLICA)}
 
+    def holders(self) -> dict[str, str]:
+        """Return who acts in each role that was ever taken."""
+        roles = (name.removeprefix(ROLE) for name in self.rows if name.startswith(ROLE))
+        return {role: self.holder(role) for role in roles}
+
     def holder(self, role: str) -> str:
         """Return the replica that acts in a role; empty when nobody does."""
         row = self.rows.get(ROLE + role)

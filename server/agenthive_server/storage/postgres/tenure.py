@@ -18,6 +18,7 @@ from uuid import uuid4
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import StoreUnavailable
 from agenthive_server.kernel.records import RoleRecord
+from agenthive_server.kernel.replicas import Roll, Told
 
 from .clock import DatabaseClock
 from .leased import LeasedRole
@@ -26,6 +27,9 @@ from .writer import Fence
 
 SOON: Final = 0.02
 """Seconds after the end of somebody's row at which it is looked at."""
+
+MOST_EXPELLED: Final = 16
+"""Replicas found to be gone that are remembered."""
 
 AWAY: Final = "this server could not keep its place among the replicas; others may have taken its work over"
 EXPELLED: Final = "this server was away for too long and others have taken its work over; it is joining again"
@@ -53,6 +57,10 @@ class Tenure:
         self.caught_up: Callable[[], Awaitable[None]] = _nothing
         # What this server says of itself, as JSON; asked with every renewal.
         self.facts: Callable[[], str] = str
+        # When this server found which others to be gone, by the database's clock; how often it joined again.
+        self.expelled: list[tuple[str, float]] = []
+        self.expelled_count = 0
+        self.rejoined_count = 0
         self._own: RoleRecord | None = None
         self._retired = False
         self._revision = 0
@@ -92,6 +100,17 @@ class Tenure:
     def own(self) -> RoleRecord | None:
         """The row of this server, None while it must take no role."""
         return None if self.lost or self._retired else self._own
+
+    @property
+    def retired(self) -> bool:
+        """Whether this server is about to stop."""
+        return self._retired
+
+    def roll(self) -> Roll:
+        """Return all replicas as they were last read."""
+        members = self.roster.members()
+        told = {replica: Told(row.facts, row.expire_time - SPAN) for replica, row in members.items()}
+        return Roll(told, self.roster.holders(), self.roster.now)
 
     async def retire(self) -> None:
         """Leave every role to others at once and take none any more: this server is about to stop."""
@@ -175,6 +194,8 @@ class Tenure:
             if replica != self.me and over and await self._leases.expel(row, gone=gone):
                 _log.warning("replica_expelled", extra={"replica": replica})
                 del rows[row.id]
+                self.expelled_count += 1
+                self.expelled = [*self.expelled, (replica, roster.now)][-MOST_EXPELLED:]
         return Roster(rows, roster.now)
 
     async def _again(self) -> None:
@@ -183,6 +204,7 @@ class Tenure:
         await self._look()
         await self.rejoined()
         _log.warning("replica_joined_again", extra={"replica": self.me})
+        self.rejoined_count += 1
         self._back()
 
     def _back(self) -> None:
