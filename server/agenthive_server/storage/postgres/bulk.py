@@ -33,6 +33,8 @@ class Bulk:
     arguments: list[Any]
     members: list[ChangeSet]
     written: bool
+    # What it notes for other replicas.
+    touched: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,9 @@ def build(
         columns += zip(*events, strict=True)
         notes.events = events
     text = texts.writing(tuple(parts), told=bool(told), ring=bool(told and channel))
-    fixed = [now, channel, sum(len(changes.events) for changes in told), notes.pack()]
-    return Bulk(text, [*fixed, *columns], told, written=True)
+    touched = notes.pack()
+    fixed = [now, channel, sum(len(changes.events) for changes in told), touched]
+    return Bulk(text, [*fixed, *columns], told, written=True, touched=touched)
 
 
 def _deeds(kind: Kind, rows: Rows) -> Iterator[tuple[str, Sequence[Record], Sequence[Sequence[Any]]]]:

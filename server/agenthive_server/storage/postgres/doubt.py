@@ -54,7 +54,8 @@ class Doubt:
         try:
             connection = await self._link.connection()
             async with asyncio.timeout(CALL_LIMIT):
-                row = await connection.fetchrow(statements.SELECT_OUTCOME, draft.transaction)
+                asked = (draft.transaction, draft.group_count, draft.time, draft.touched)
+                row = await connection.fetchrow(statements.SELECT_OUTCOME, *asked)
         except StoreUnavailable as away:
             self.trouble = away.message
             return None
@@ -65,13 +66,14 @@ class Doubt:
                 return False
             self.trouble = sentence(failure)
             return None
-        status, log_id, group_count = row if row is not None else ("aborted", "", 0)
+        status, log_id, group_count, mine = row if row is not None else ("aborted", "", 0, None)
         if status == "in progress":
             # Its session is there still: it commits, or is ended by the database for being idle.
             self.trouble = "the database has not finished the last commit"
             return None
-        # A database that took the place of another may know a transaction by the same id.
-        same = log_id == draft.log_id and group_count >= draft.group_count
+        # A database that took the place of another may know a transaction by the same id; and one that was killed
+        # gives the ids again that it had not written down, with the next number of a group, to another replica.
+        same = log_id == draft.log_id and group_count >= draft.group_count and mine is not False
         return same and status != "aborted"
 
     async def _pause(self, seconds: float) -> None:

@@ -23,10 +23,14 @@ class Draft:
     group_count: int = 0
     log_id: str = ""
     transaction: str = ""
+    # Of the last group, by which it is told from another of that number.
+    time: float = 0.0
+    touched: bytes = b""
 
-    def take(self, members: Sequence[ChangeSet], written: bulk.Written) -> None:
+    def take(self, made: bulk.Bulk, written: bulk.Written) -> None:
         """Note what a statement has written."""
-        self.told.append((members, written.head, written.time))
+        self.told.append((made.members, written.head, written.time))
+        self.time, self.touched = written.time, made.touched
         self.groups_before = min(self.groups_before, written.group_count)
         self.group_count, self.log_id = written.group_count + 1, written.log_id
         self.transaction = written.transaction

@@ -195,9 +195,14 @@ LOCK_HEAD: Final = compiled(select(META.c.id).where(META.c.id == _ONE).with_for_
 BEGIN: Final = f"BEGIN; {LOCK_HEAD}"
 """Begin a transaction that changes records: the head of the log is locked before anything is read."""
 
-SELECT_OUTCOME: Final = "SELECT pg_xact_status($1::text::xid8), log_id, group_count FROM meta"
+SELECT_OUTCOME: Final = """
+SELECT pg_xact_status($1::text::xid8), log_id, group_count, (
+  SELECT time = $3::double precision AND touched = $4::bytea FROM change WHERE change.group_count = $2::bigint)
+FROM meta
+"""
 """Select what became of a transaction (`committed`, `aborted`, `in progress`; nothing when it is long ago), with the id
-of the log and the number of groups: the transaction's id."""
+of the log, the number of groups, and whether the group of a number is this one (nothing when it is not known any more):
+the transaction's id, the group's number, its time, and what it changed."""
 
 NOW: Final = "coalesce($1::double precision, extract(epoch FROM clock_timestamp())::double precision)"
 """The time, as an expression: $1 where a test says what time it is, else the database's clock."""

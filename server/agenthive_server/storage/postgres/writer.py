@@ -204,7 +204,7 @@ class Writer:
         draft = Draft(outcomes=outcomes)
         if isinstance(found, bulk.Written):
             self._require_same_log(found)
-            draft.take(made.members, found)
+            draft.take(made, found)
         elif self.fence is not None and found.get(self.fence[0], self.fence[1]) != self.fence[1]:
             raise Fenced("this server was away, and others have taken its work over")
         elif found:
@@ -237,7 +237,7 @@ class Writer:
                     whole.told += alone.told
                     whole.transaction, whole.log_id = alone.transaction, alone.log_id
                     whole.groups_before = min(whole.groups_before, alone.groups_before)
-                    whole.group_count = alone.group_count
+                    whole.group_count, whole.time, whole.touched = alone.group_count, alone.time, alone.touched
             await connection.execute("RELEASE member")
         return whole
 

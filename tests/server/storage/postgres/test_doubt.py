@@ -96,10 +96,20 @@ async def test_a_transaction_the_database_has_never_heard_of_was_not_committed(s
 
 async def test_another_database_with_a_transaction_by_that_id_is_not_believed(store: PostgresStore) -> None:
     await store.commit([changing(task("a"), events=1)])
-    row = await store._keeper.call(lambda db: db.fetchrow("SELECT xmin::text FROM task"))
+    row = await store._keeper.call(
+        lambda db: db.fetchrow("SELECT task.xmin::text, change.time, change.touched FROM task, change")
+    )
     assert row is not None
-    known = Draft(transaction=row[0], group_count=1, log_id=store._writer.log_id)
+    known = Draft(
+        transaction=row[0], group_count=1, log_id=store._writer.log_id, time=float(row[1]), touched=bytes(row[2])
+    )
     settle = store._writer._doubt.settle
     assert await settle(known, ConnectionResetError()) is True
     assert await settle(replace(known, log_id="another"), ConnectionResetError()) is False
     assert await settle(replace(known, group_count=2), ConnectionResetError()) is False
+    # A database that was killed gave the id, and the number of the group, to another replica's.
+    assert await settle(replace(known, time=known.time - 1), ConnectionResetError()) is False
+    assert await settle(replace(known, touched=b"others"), ConnectionResetError()) is False
+    # What it kept of groups that long ago it has forgotten; then the id has to do.
+    await store._keeper.call(lambda db: db.execute("DELETE FROM change"))
+    assert await settle(known, ConnectionResetError()) is True
