@@ -79,34 +79,35 @@ class Proposal:
     # Set by the host around each hook: whose turn it is, and what it may amend.
     plugin: str = ""
     amendable: frozenset[str] = frozenset()
-    _state: HookState | None = field(default=None, repr=False)
+    # The state of the plugin whose turn it is, once its hook has asked for it.
+    opened: HookState | None = field(default=None, repr=False)
     _kept: Any = field(default=None, repr=False)
 
     @property
     def state(self) -> HookState:
         """The state of the plugin whose turn it is."""
-        if self._state is None:
+        if self.opened is None:
             if self.rows is None:
                 raise RuntimeError("this proposal has no state")
-            self._state = HookState(self.rows, self.plugin)
-        return self._state
+            self.opened = HookState(self.rows, self.plugin)
+        return self.opened
 
     def enter(self, plugin: str, amendable: frozenset[str]) -> None:
         """Let a plugin's hook have its turn; the host calls this."""
         self.plugin = plugin
         self.amendable = amendable
-        self._state = None
+        self.opened = None
         self._kept = self._present()
 
     def leave(self) -> None:
         """Take over what the hook wrote; the host calls this when it has returned, and not when it failed."""
-        if self._state is not None:
-            self._state.settle()
-            self._state = None
+        if self.opened is not None:
+            self.opened.settle()
+            self.opened = None
 
     def undo(self) -> None:
         """Forget what the hook did; the host calls this when it has failed."""
-        self._state = None
+        self.opened = None
         self._take_back(self._kept)
 
     def _present(self) -> Any:

@@ -126,7 +126,8 @@ def guard_hook(hook: Callable[[P], None], act: Act, amendable: frozenset[str]) -
         began = now()
         try:
             hook(proposal)
-            proposal.leave()
+            if proposal.opened is not None:
+                proposal.leave()
         except KernelError as error:
             blame(error, act)
             raise
