@@ -24,6 +24,7 @@ from agenthive_server.plugin.api import (
 )
 
 COUNT = 10
+ACTS = frozenset({"interceptors", "hooks", "handlers"})
 FOLLOWING = 3
 """How many of them follow the ends of tasks."""
 
@@ -61,7 +62,9 @@ def ends(ctx: PluginContext[Any]) -> dict[EventType, Handler]:
     return dict.fromkeys((EventType.TASK_SUCCEEDED, EventType.TASK_FAILED), count)
 
 
-def _opening(number: int) -> Callable[[PluginContext[Config]], AbstractAsyncContextManager[Plugin]]:
+def _opening(
+    number: int, acts: frozenset[str]
+) -> Callable[[PluginContext[Config]], AbstractAsyncContextManager[Plugin]]:
     @asynccontextmanager
     async def opening(ctx: PluginContext[Config]) -> AsyncIterator[Plugin]:
         async def turn() -> None:
@@ -69,9 +72,9 @@ def _opening(number: int) -> Callable[[PluginContext[Config]], AbstractAsyncCont
                 await ctx.clock.sleep(1.0)
 
         yield Plugin(
-            interceptors=(Measure(ctx),),
-            hooks=Hooks(before_delegate=label),
-            handlers=ends(ctx) if number < FOLLOWING else {},
+            interceptors=(Measure(ctx),) if "interceptors" in acts else (),
+            hooks=Hooks(before_delegate=label) if "hooks" in acts else Hooks(),
+            handlers=ends(ctx) if "handlers" in acts and number < FOLLOWING else {},
             tasks=(Background("turn", turn),),
         )
 
@@ -79,16 +82,23 @@ def _opening(number: int) -> Callable[[PluginContext[Config]], AbstractAsyncCont
 
 
 NAMES = [f"bench-{number}" for number in range(COUNT)]
-FLEET: list[Registration[Config]] = [
-    Registration(
-        name,
-        open=_opening(number),
-        after=(NAMES[number - 1],) if number else (),
-        hooks_amend={"before_delegate": frozenset({"priority"})},
-        summary="One of ten.",
-    )
-    for number, name in enumerate(NAMES)
-]
+
+
+def fleet(acts: frozenset[str] = ACTS) -> list[Registration[Config]]:
+    """Return ten plugins that have these acts, and a loop each."""
+    return [
+        Registration(
+            name,
+            open=_opening(number, acts),
+            after=(NAMES[number - 1],) if number else (),
+            hooks_amend={"before_delegate": frozenset({"priority"})},
+            summary="One of ten.",
+        )
+        for number, name in enumerate(NAMES)
+    ]
+
+
+FLEET = fleet()
 
 
 class Raises:
