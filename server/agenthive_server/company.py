@@ -166,7 +166,8 @@ class Company:
         """Return a reading of the replicas: DEGRADED while one is away, and for a minute after one was expelled."""
         roll, now, me = self._hear(), self._clock.now(), self._tenure.me
         silent = {replica: roll.time - told.time for replica, told in roll.told.items() if replica != me}
-        reasons = [f"{replica} was expelled {max(0.0, now - at):.0f} s ago" for replica, at in self._expelled.items()]
+        gone = {"this one" if replica == me else replica: max(0.0, now - at) for replica, at in self._expelled.items()}
+        reasons = [f"{name} was expelled {span:.0f} s ago" for name, span in gone.items()]
         reasons += [f"{name} has said nothing for {span:.0f} s" for name, span in silent.items() if span > OVERDUE]
         if self._tenure.lost:
             reasons.append(self._tenure.lost)

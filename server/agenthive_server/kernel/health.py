@@ -66,17 +66,17 @@ class Health:
         self._probes.append(probe)
 
     def report(self, but: str = "") -> Report:
-        """Return how everything is now, `but` for one component."""
+        """Return how everything is now; what is told leaves out the component `but`."""
         worst = Status.OK
         found: list[ComponentReport] = []
         for probe in self._probes:
             for name, reading in probe():
-                if name == but:
-                    continue
                 status, since = self._since.get(name, (None, 0.0))
                 if status is not reading.status:
                     since = self._clock.now()
                     self._since[name] = (reading.status, since)
+                if name == but:
+                    continue
                 found.append(ComponentReport(name, reading.status, reading.reason, since, reading.latency))
                 weight = reading.status
                 if weight is Status.DOWN and name not in self._vital:

@@ -29,3 +29,14 @@ def test_since_moves_only_when_the_status_does() -> None:
     readings[0] = ("store", Reading(Status.DEGRADED, "slower"))
     report = health.report().components[0]
     assert (report.since, report.reason) == (150.0, "slower")
+
+
+def test_a_component_that_is_left_out_counts_for_nothing_but_since_when_it_is_so_is_known() -> None:
+    clock = ManualClock(100.0)
+    health = Health(clock)
+    health.add(lambda: [("store", Reading()), ("replicas", Reading(Status.DEGRADED, "one is away"))])
+    report = health.report("replicas")
+    assert (report.status, [each.name for each in report.components]) == (Status.OK, ["store"])
+    clock.move(50.0)
+    report = health.report()
+    assert (report.status, report.components[1].since) == (Status.DEGRADED, 100.0)

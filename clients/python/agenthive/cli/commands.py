@@ -69,7 +69,7 @@ def _describe() -> None:
     Start here:
       hive health                          is the server there?
       hive run review @notes.md            give work away, watch it, get the result
-      hive top                             agents, queue and throughput, live
+      hive top                             replicas, agents, queue and throughput, live
       hive events --follow                 everything that happens
       hive tasks list --output json | jq   the same for scripts
 

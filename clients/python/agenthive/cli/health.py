@@ -35,31 +35,36 @@ def health(
         str | None,
         typer.Option("--probe", metavar="NAME", help="Only ask whether a name serves, as load balancers do."),
     ] = None,
+    replica: Annotated[bool, typer.Option("--replica", help="Leave out the other replicas.")] = False,
 ) -> None:
-    """Say how the server and its parts are.
+    """Say how the server and its parts are, and the other replicas where there are some.
 
     --probe asks for readiness, liveness or a service, and needs no token: for health checks of containers.
 
     Exit 0 when it serves, 1 with --strict when it is degraded, 2 when it is down, draining or out of reach.
+
+    That is about the replica that answers. Its component `replicas` is degraded while another one is away, and for a
+    minute after another one was lost; --replica leaves that out, too.
 
     \b
     Examples:
       hive health --wait 30 && hive run build
       hive health --strict -o json | jq .components
       hive health --probe readiness
+      hive health --server REPLICA:50051 --replica
     """
     settings = settings_of(context)
     terminal = Terminal(settings)
     if probe is not None:
         raise typer.Exit(_probe(settings, terminal, probe))
     try:
-        answer, failure = asyncio.run(_ask(settings, 0.0 if wait is None else wait))
+        answer, failure = asyncio.run(_ask(settings, 0.0 if wait is None else wait, alone=replica))
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
     except Failure as error:
         answer, failure = None, error
     if answer is not None:
-        terminal.show(answer, lambda: _view(answer, settings))
+        terminal.show(answer, lambda: _view(answer, settings, terminal.out.width))
         raise typer.Exit(_code(answer, strict=strict))
     if failure is not None:
         text = str(failure) if isinstance(failure, Failure) else sentence(failure)
@@ -88,7 +93,9 @@ async def _serving(settings: Settings, name: str) -> bool:
         return await client.serving(name, timeout=min(client.timeout, 5.0))
 
 
-async def _ask(settings: Settings, wait: float) -> tuple[HealthCheckResponse | None, Failure | HiveError | None]:
+async def _ask(
+    settings: Settings, wait: float, *, alone: bool
+) -> tuple[HealthCheckResponse | None, Failure | HiveError | None]:
     """Return the answer, a serving one if there is one within `wait` seconds, or why there is none."""
     from agenthive.errors import HiveError
 
@@ -101,7 +108,7 @@ async def _ask(settings: Settings, wait: float) -> tuple[HealthCheckResponse | N
             left = max(end - loop.time(), min(client.timeout, 5.0))
             try:
                 await reach(client, settings)
-                answer = await client.health(timeout=min(left, client.timeout))
+                answer = await client.health(this_replica_only=alone, timeout=min(left, client.timeout))
                 if _serves(answer):
                     return answer, None
             except (HiveError, Failure) as error:
@@ -134,17 +141,20 @@ def status_name(number: int) -> str:
     return short_name(orchestrator.HealthStatus.DESCRIPTOR, number)
 
 
-def _view(answer: HealthCheckResponse, settings: Settings) -> RenderableType:
+def _view(answer: HealthCheckResponse, settings: Settings, width: int) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     from agenthive.cli import tables
-    from agenthive.cli.text import age, now
+    from agenthive.cli.replica_views import replica_lines
+    from agenthive.cli.text import age, clean, now
 
     at = now()
     head = Text.assemble(tables.state(status_name(answer.status)), f" {settings.server}, version {answer.version}")
     if answer.start_time.ByteSize():
         head.append(f", up {age(answer.start_time, at)}")
+    if answer.replica_id:
+        head.append(f", replica {clean(answer.replica_id)}")
     if answer.draining:
         head.append(", draining", style="yellow")
     counts = (
@@ -161,7 +171,9 @@ def _view(answer: HealthCheckResponse, settings: Settings) -> RenderableType:
             age(each.since_time, at),
             tables.plain(each.reason),
         )
-    return Group(head, Text(counts), Text(), table) if table.row_count else Group(head, Text(counts))
+    replicas = replica_lines(answer, width=width)
+    parts = ([Text(), *replicas] if replicas else []) + ([Text(), table] if table.row_count else [])
+    return Group(head, Text(counts), *parts)
 
 
 def metrics(

@@ -19,7 +19,7 @@ STATE_STYLES: Final = {
     "RUNNING": "cyan", "BUSY": "cyan", "ASSIGNED": "cyan", "DELIVERED": "cyan",
     "STARTING": "blue", "QUEUED": "blue", "BLOCKED": "blue", "WAKING": "blue",
     "RETRY_WAIT": "yellow", "INPUT_REQUIRED": "yellow", "REPORTED": "yellow", "PAUSED": "yellow",
-    "CANCEL_REQUESTED": "yellow", "DRAINING": "yellow", "SUSPECT": "yellow", "DEGRADED": "yellow",
+    "CANCEL_REQUESTED": "yellow", "DRAINING": "yellow", "AWAY": "red", "SUSPECT": "yellow", "DEGRADED": "yellow",
     "FAILED": "red", "EXPIRED": "red", "QUARANTINED": "red", "LOST": "red", "DOWN": "red",
     "CANCELED": "magenta", "STOPPED": "dim", "SLEEPING": "dim", "DISABLED": "dim",
     "ACTIVE": "green", "USED": "dim", "REVOKED": "magenta",

@@ -34,8 +34,9 @@ def top(
     interval: Annotated[
         float, typer.Option("--interval", metavar="DURATION", parser=duration, help="Time between two looks.")
     ] = 2.0,
+    replica: Annotated[bool, typer.Option("--replica", help="Of the servers, only the replica that answers.")] = False,
 ) -> None:
-    """Show agents, queue, throughput and health, live.
+    """Show replicas, agents, queue, throughput and health, live.
 
     q or Ctrl-C ends it.
 
@@ -50,7 +51,7 @@ def top(
     async def body(client: Client, terminal: Terminal) -> None:
         from agenthive.cli.top_board import Board
 
-        watch = _Watch(client, Board(), max(0.2, interval))
+        watch = _Watch(client, Board(), max(0.2, interval), alone=replica)
         if once:
             await watch.look(events=True)
             if terminal.json:
@@ -74,8 +75,9 @@ def _picture(board: Board, server: str, terminal: Terminal, *, height: int | Non
 class _Watch:
     """Keeps a board up to date: lists and health by asking, throughput and progress from the event stream."""
 
-    def __init__(self, client: Client, board: Board, interval: float) -> None:
+    def __init__(self, client: Client, board: Board, interval: float, *, alone: bool) -> None:
         self.board = board
+        self._alone = alone
         self._client = client
         self._interval = interval
 
@@ -85,7 +87,7 @@ class _Watch:
 
         client = self._client
         health, (agents, _), (held, _), (waiting, _), _ = await asyncio.gather(
-            client.health(),
+            client.health(this_replica_only=self._alone),
             take(client.list_agents(page_size=_MOST), _MOST),
             take(client.list_tasks(states=HELD_STATES, page_size=_MOST), _MOST),
             take(client.list_tasks(states=WAITING_STATES, page_size=_MOST), _MOST),

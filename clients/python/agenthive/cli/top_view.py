@@ -1,4 +1,4 @@
-"""The look of `hive top`: health, throughput, agents with what they hold, who waits, what happened last."""
+"""The look of `hive top`: health, throughput, replicas, agents with what they hold, who waits, what happened last."""
 
 from __future__ import annotations
 
@@ -6,29 +6,36 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from rich.console import Group
+from rich.table import Table
 from rich.text import Text
 
 from agenthive.cli import tables, text
 from agenthive.cli.agent_views import agent_state, slots
 from agenthive.cli.event_text import event_line
 from agenthive.cli.health import status_name
+from agenthive.cli.replica_views import replica_lines
 from agenthive.cli.task_views import task_state
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
     from agenthive.cli.top_board import Board
     from agenthive.v1.task_pb2 import Task
 
+_ROOM = 12  # lines a terminal must have for replicas to be shown as well
 _ORDER = {"BUSY": 0, "SUSPECT": 1, "IDLE": 2, "STARTING": 3, "WAKING": 3, "DRAINING": 3, "SLEEPING": 4}
 
 
 def view(board: Board, server: str, at: float, *, width: int, height: int | None) -> RenderableType:
     """Return the whole picture; with a height, no taller than that."""
-    parts: list[RenderableType] = [*_head(board, server, at), Text()]
-    shown, waiting, events = _shares(board, None if height is None else height - len(parts))
     narrow = height is not None and width < 100
+    parts: list[RenderableType] = [*_head(board, server, at), Text()]
+    if board.health is not None and (height is None or height - len(parts) >= _ROOM):
+        most = None if height is None else max(1, (height - len(parts)) // 3 - 2)
+        if replicas := replica_lines(board.health, width=width, most=most):
+            parts += [*replicas, Text()]
+    lines = sum(part.row_count + 1 if isinstance(part, Table) else 1 for part in parts)
+    shown, waiting, events = _shares(board, None if height is None else height - lines)
     parts.append(_agents(board, shown, narrow=narrow))
     if waiting:
         parts += [Text(), _waiting(board, waiting, at, narrow=narrow)]
@@ -56,6 +63,8 @@ def _head(board: Board, server: str, at: float) -> list[RenderableType]:
     elif board.health is not None:
         first.append(tables.state(status_name(board.health.status)))
         first.append(f"  version {board.health.version}, up {text.age(board.health.start_time, at) or '?'}")
+        if board.health.replica_id:
+            first.append(f", replica {text.clean(board.health.replica_id)}")
         if board.health.draining:
             first.append("  draining", style="yellow")
     counted = board.throughput(at)

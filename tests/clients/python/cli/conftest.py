@@ -247,7 +247,24 @@ class FakeHive(
         self._heard(request, context)
         if self.health_answers:
             self.health.status = self.health_answers.pop(0)  # type: ignore[assignment] # a number of the enum
+        if request.this_replica_only:
+            answer = orchestrator_service_pb2.HealthCheckResponse()
+            answer.CopyFrom(self.health)
+            del answer.replicas[1:]
+            return answer
         return self.health
+
+    def add_replica(self, name: str, **fields: Any) -> Any:
+        """Let one more replica be told of; the first one answers."""
+        fields = {
+            "address": f"{name}.example:50051",
+            "state": orchestrator_service_pb2.REPLICA_STATE_SERVING,
+            "status": orchestrator_service_pb2.HEALTH_STATUS_OK,
+            **fields,
+        }
+        replica = self.health.replicas.add(replica_id=name, **fields)
+        self.health.replica_id = self.health.replicas[0].replica_id
+        return replica
 
     def GetMetrics(self, request: Any, context: grpc.ServicerContext) -> Any:
         self._heard(request, context)

@@ -135,6 +135,39 @@ def test_health_is_in_the_exit_code(
     assert "slow disk" in answer.out
 
 
+def replicas(fake: Any) -> None:
+    fake.add_replica("r-1", sessions=2, held_tasks=1, calls_per_second=12.4, cpu_cores=0.5, memory_bytes=2**27,
+                     roles=["dispatcher"], lag_events=3)  # fmt: skip
+    ill = fake.add_replica("r-2", state=orchestrator_service_pb2.REPLICA_STATE_AWAY, status=DOWN)
+    ill.event_loop_lag.FromMilliseconds(40)
+    ill.troubles.add(name="store", status=DOWN, reason="no route to\nhost")
+    fake.add_replica("r-3", status=DEGRADED)
+
+
+def test_health_shows_all_replicas_and_what_is_wrong_with_others(hive: Hive, fake: Any) -> None:
+    fake.health.status = OK
+    replicas(fake)
+    answer = hive("health")
+    # The exit code is that of the replica that answers.
+    assert answer.code == 0
+    assert ", replica r-1" in answer.out
+    rows = {line.split()[0]: line.split() for line in answer.out.splitlines() if line.startswith("r-")}
+    assert " ".join(rows["r-1"]) == "r-1 r-1.example:50051 OK 2 1 12 0 ms 3 50% 128.0 MiB dispatcher"
+    assert rows["r-2"][2:7] == ["AWAY", "0", "0", "0", "40"]
+    assert rows["r-3"][2] == "DEGRADED"
+    assert "DOWN store of r-2: no route to host" in answer.out
+    assert [each["replica_id"] for each in hive("health", "-o", "json").json["replicas"]] == ["r-1", "r-2", "r-3"]
+
+
+def test_health_of_one_replica_leaves_out_the_others(hive: Hive, fake: Any) -> None:
+    replicas(fake)
+    answer = hive("health", "--replica")
+    assert ", replica r-1" in answer.out
+    assert "r-2" not in answer.out
+    assert "REPLICA" not in answer.out
+    assert fake.requests["HealthCheckRequest"][-1].this_replica_only
+
+
 def test_health_of_nobody_is_2(alone: Hive) -> None:
     answer = alone("health", "--server", "127.0.0.1:1")
     assert (answer.code, answer.out) == (2, "")

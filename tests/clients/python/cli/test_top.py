@@ -44,6 +44,20 @@ def test_the_picture_has_agents_queue_and_health(hive: Hive, busy: Any) -> None:
     assert "t-3" not in answer.out
 
 
+def test_replicas_come_before_agents_when_there_is_more_than_one(hive: Hive, busy: Any) -> None:
+    busy.add_replica("r-1", held_tasks=1, roles=["dispatcher"])
+    assert "REPLICA" not in hive("top", "--once").out
+    busy.add_replica("r-2").troubles.add(
+        name="tls", status=orchestrator_service_pb2.HEALTH_STATUS_DEGRADED, reason="old"
+    )
+    lines = hive("top", "--once").out.splitlines()
+    begins = [line.split()[0] for line in lines if line]
+    assert begins.index("REPLICA") < begins.index("r-1") < begins.index("r-2") < begins.index("AGENT")
+    assert "DEGRADED tls of r-2: old" in lines
+    assert "r-2" not in hive("top", "--once", "--replica").out
+    assert len(hive("top", "--once", "-o", "json").json["health"]["replicas"]) == 2
+
+
 def test_a_script_gets_the_board(hive: Hive, busy: Any) -> None:
     document = hive("top", "--once", "-o", "json").json
     assert [agent["agent_id"] for agent in document["agents"]] == ["a-1", "a-2"]
@@ -72,14 +86,21 @@ def test_throughput_is_that_of_the_last_minute() -> None:
     assert board.throughput(500.0)["events"] == 0
 
 
+@pytest.mark.parametrize("replicas", [0, 3, 50])
 @pytest.mark.parametrize(("width", "height"), [(80, 24), (40, 10), (200, 60)])
-def test_the_picture_fits_the_terminal(fake: Any, width: int, height: int) -> None:
+def test_the_picture_fits_the_terminal(fake: Any, width: int, height: int, replicas: int) -> None:
     board = Board()
     agents = [fake.add_agent(f"agent-{number}-with-a-long-name", "BUSY", role="reviewer") for number in range(100)]
     tasks = [fake.add_task(f"{number:032x}", "QUEUED") for number in range(100)]
     board.take_lists(agents, [], tasks)
     for number in range(1, 100):
         board.take_event(event(number, 100, "task_started"), 100.0)
+    for number in range(replicas):
+        ill = fake.add_replica(
+            f"machine-{number}-with-a-long-name-123-abcdef01", roles=["dispatcher", "plugin/security"]
+        )
+        ill.troubles.add(name="store", status=orchestrator_service_pb2.HEALTH_STATUS_DEGRADED, reason="slow " * 50)
+    board.health = fake.health
     console = Console(width=width, height=height, force_terminal=True, color_system=None)
     with console.capture() as captured:
         console.print(view(board, "127.0.0.1:50051", 100.0, width=width, height=height))
@@ -87,6 +108,7 @@ def test_the_picture_fits_the_terminal(fake: Any, width: int, height: int) -> No
     assert len(lines) <= height
     assert max(len(line) for line in lines) <= width
     assert "more" in captured.get()
+    assert ("REPLICA" in captured.get()) == (replicas > 0 and height > 10)
 
 
 def test_the_live_view_ends_with_q_and_leaves_the_terminal_as_it_was(busy: Any) -> None:
