@@ -33,6 +33,8 @@ KINDS: Final = (
     "pause worker",
     "kill database",
     "restart database",
+    "stop redis",
+    "flush redis",
     "rolling restart",
 )
 
@@ -86,6 +88,8 @@ class Harm:
             "pause worker": self._pause_worker,
             "kill database": self._kill_database,
             "restart database": self._restart_database,
+            "stop redis": self._stop_redis,
+            "flush redis": self._flush_redis,
             "rolling restart": self._rolling_restart,
         }
         try:
@@ -171,6 +175,20 @@ class Harm:
 
     async def _restart_database(self, fault: Fault) -> None:
         await self._without_database(fault, self.replicas.postgres.stop)
+
+    async def _stop_redis(self, fault: Fault) -> None:
+        since = self._now()
+        await asyncio.to_thread(self.replicas.redis.stop)
+        try:
+            await self._back(fault, since, self.replicas.all)
+            await asyncio.sleep(fault.span)
+        finally:
+            await asyncio.to_thread(self.replicas.redis.start)
+
+    async def _flush_redis(self, fault: Fault) -> None:
+        since = self._now()
+        await asyncio.to_thread(self.replicas.redis.flush)
+        await self._back(fault, since, self.replicas.all)
 
     async def _without_database(self, fault: Fault, end: Callable[[], None]) -> None:
         await asyncio.to_thread(end)

@@ -19,6 +19,7 @@ from agenthive_server.testing.followers import Follower
 from agenthive_server.testing.harness import WorkerProcess
 from agenthive_server.testing.history import head
 from agenthive_server.testing.postgres import PostgresServer
+from agenthive_server.testing.redis import RedisServer
 from agenthive_server.testing.waiting import eventually
 
 from . import checks
@@ -136,11 +137,13 @@ def judge(record: checks.Record, harm: Harm) -> str:
 
 
 @asynccontextmanager
-async def open_proof(folder: Path, postgres: PostgresServer, size: Size, seed: int) -> AsyncIterator[Proof]:
+async def open_proof(
+    folder: Path, postgres: PostgresServer, redis: RedisServer, size: Size, seed: int
+) -> AsyncIterator[Proof]:
     """Start a fleet on a database of its own; at the end it is gone."""
     chance, recorder, board = random.Random(seed + 1), Recorder(), Board()
     async with (
-        open_replicas(folder, postgres, size.replicas, SETTINGS) as replicas,
+        open_replicas(folder, postgres, redis, size.replicas, SETTINGS) as replicas,
         contextlib.AsyncExitStack() as stack,
     ):
         clients = {name: await stack.enter_async_context(Client(at)) for name, at in replicas.targets.items()}
@@ -185,14 +188,16 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def prove(folder: Path, postgres: PostgresServer, size: Size, *, seed: int, rounds: int) -> str:
+async def prove(
+    folder: Path, postgres: PostgresServer, redis: RedisServer, size: Size, *, seed: int, rounds: int
+) -> str:
     """Run a fleet through so many faults and judge it; returns a summary.
 
     Raises AssertionError, or what else went wrong, with the command that runs it once more.
     """
     faults = plan(seed, rounds, size.kinds)
     try:
-        async with open_proof(folder, postgres, size, seed) as proof:
+        async with open_proof(folder, postgres, redis, size, seed) as proof:
             record = await proof.run(faults)
         summary = judge(record, proof.harm)
     except BaseException as error:

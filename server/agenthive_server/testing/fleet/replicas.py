@@ -22,6 +22,7 @@ from agenthive_server.stores import open_store
 from agenthive_server.testing.harness import ServerProcess
 from agenthive_server.testing.postgres import PostgresServer
 from agenthive_server.testing.proxy import Proxy
+from agenthive_server.testing.redis import RedisServer
 from agenthive_server.testing.waiting import eventually
 
 from .balancer import Balancer
@@ -52,9 +53,12 @@ class Replica:
 class Replicas:
     """The replicas of a hive, in the order of their numbers."""
 
-    def __init__(self, folder: Path, postgres: PostgresServer, count: int, settings: Mapping[str, object]) -> None:
+    def __init__(
+        self, folder: Path, postgres: PostgresServer, redis: RedisServer, count: int, settings: Mapping[str, object]
+    ) -> None:
         """`settings` are those of every replica, by dotted name."""
         self.postgres = postgres
+        self.redis = redis
         self._url = postgres.url()
         self._folder = folder
         self._settings = settings
@@ -78,7 +82,8 @@ class Replicas:
         for number in range(self._count):
             link = Proxy(f"127.0.0.1:{self.postgres.port}")
             await link.start()
-            settings = {**self._settings, "server.store": self.postgres.url(port=link.port)}
+            store = self.postgres.url(port=link.port)
+            settings = {**self._settings, "server.store": store, "server.redis": self.redis.url()}
             name = f"replica-{number + 1}"
             self.all.append(Replica(name, ServerProcess(self._folder / name, settings=settings), link))
             await self.all[-1].server.start()
@@ -145,10 +150,10 @@ class Replicas:
 
 @asynccontextmanager
 async def open_replicas(
-    folder: Path, postgres: PostgresServer, count: int, settings: Mapping[str, object]
+    folder: Path, postgres: PostgresServer, redis: RedisServer, count: int, settings: Mapping[str, object]
 ) -> AsyncIterator[Replicas]:
     """Run replicas on a database of their own; at the end all are gone."""
-    replicas = Replicas(folder, postgres, count, settings)
+    replicas = Replicas(folder, postgres, redis, count, settings)
     try:
         await replicas.start()
         yield replicas
