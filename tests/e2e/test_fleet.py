@@ -1,4 +1,4 @@
-"""A fleet on PostgreSQL and Redis under load, harmed by a seeded schedule: what was promised holds, its history is sound."""
+"""A fleet on PostgreSQL and Redis, under load and harmed by a seeded schedule: what was promised holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from agenthive_server.testing.fleet.faults import KINDS
+from agenthive_server.testing.fleet.haproxy import Front
 from agenthive_server.testing.fleet.proof import Size, prove
 from agenthive_server.testing.postgres import PostgresServer, open_postgres
 from agenthive_server.testing.redis import RedisServer
@@ -25,9 +26,18 @@ def own_postgres(postgres_binaries: Path) -> Iterator[PostgresServer]:
 @pytest.mark.crash
 @pytest.mark.timeout(0)
 async def test_a_fleet_keeps_its_promises_whatever_is_killed_cut_or_stopped(
-    own_postgres: PostgresServer, redis: RedisServer, tmp_path: Path, soak_seed: int, soak_rounds: int | None
+    own_postgres: PostgresServer,
+    redis: RedisServer,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    soak_seed: int,
+    soak_rounds: int | None,
 ) -> None:
-    size = Size(replicas=3, workers=8, kinds=ORDINARY)
+    size, rounds = Size(replicas=3, workers=8, kinds=ORDINARY), len(ORDINARY)
+    again = f"AGENTHIVE_SOAK_SEED={soak_seed} make test ARGS='-s tests/e2e/test_fleet.py'"
     if soak_rounds:
-        size = Size(replicas=3, workers=100, followers=20, callers=8)
-    print(await prove(tmp_path, own_postgres, redis, size, seed=soak_seed, rounds=soak_rounds or len(ORDINARY)))
+        program: Path = request.getfixturevalue("haproxy_binary")
+        front = Front(program, Path(__file__).parents[2] / "server" / "deploy" / "haproxy.cfg")
+        size, rounds = Size(replicas=3, workers=100, followers=20, callers=8, front=front), soak_rounds
+        again = f"make soak SEED={soak_seed} ROUNDS={rounds} ARGS='-k fleet'"
+    print(await prove(tmp_path, own_postgres, redis, size, seed=soak_seed, rounds=rounds, again=again))

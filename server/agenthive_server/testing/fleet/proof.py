@@ -24,6 +24,7 @@ from agenthive_server.testing.waiting import eventually
 
 from . import checks
 from .faults import BACK_WITHIN, KINDS, Fault, Harm, plan
+from .haproxy import DRAIN_DELAY, Front, open_haproxy
 from .load import Board, FleetCaller
 from .recorder import Recorder
 from .replicas import Replicas, in_contact, open_replicas
@@ -55,6 +56,8 @@ class Size:
     followers: int = 4
     callers: int = 6
     kinds: Sequence[str] = KINDS
+    # Before the replicas, three of them, instead of a balancer of our own.
+    front: Front | None = None
 
 
 @dataclass
@@ -141,11 +144,15 @@ async def open_proof(
     folder: Path, postgres: PostgresServer, redis: RedisServer, size: Size, seed: int
 ) -> AsyncIterator[Proof]:
     """Start a fleet on a database of its own; at the end it is gone."""
+    settings = {**SETTINGS, "server.drain_delay_seconds": DRAIN_DELAY} if size.front else SETTINGS
     chance, recorder, board = random.Random(seed + 1), Recorder(), Board()
     async with (
-        open_replicas(folder, postgres, redis, size.replicas, SETTINGS) as replicas,
+        open_replicas(folder, postgres, redis, size.replicas, settings) as replicas,
         contextlib.AsyncExitStack() as stack,
     ):
+        if size.front is not None:
+            at = list(replicas.targets.values())[1:]
+            replicas.front = await stack.enter_async_context(open_haproxy(size.front, at, folder))
         clients = {name: await stack.enter_async_context(Client(at)) for name, at in replicas.targets.items()}
         wants = ("", "", "sdk", "books")
         callers = [
@@ -189,11 +196,11 @@ async def _cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
 
 
 async def prove(
-    folder: Path, postgres: PostgresServer, redis: RedisServer, size: Size, *, seed: int, rounds: int
+    folder: Path, postgres: PostgresServer, redis: RedisServer, size: Size, *, seed: int, rounds: int, again: str = ""
 ) -> str:
     """Run a fleet through so many faults and judge it; returns a summary.
 
-    Raises AssertionError, or what else went wrong, with the command that runs it once more.
+    Raises AssertionError, or what else went wrong, with what was done, and `again`: the command that does it once more.
     """
     faults = plan(seed, rounds, size.kinds)
     try:
@@ -202,7 +209,7 @@ async def prove(
         summary = judge(record, proof.harm)
     except BaseException as error:
         error.add_note(f"seed {seed}: {', '.join(fault.kind for fault in faults)}")
-        error.add_note(f"once more: make soak SEED={seed} ROUNDS={rounds} ARGS='-k fleet'")
+        error.add_note(f"once more: {again}")
         raise
     return f"seed {seed}: {summary}; {recorder_words(proof.recorder)}"
 

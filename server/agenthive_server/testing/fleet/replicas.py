@@ -65,12 +65,14 @@ class Replicas:
         self.all: list[Replica] = []
         self._count = count
         self._balancer: Balancer | None = None
+        # HOST:PORT of what stands before them instead of the balancer, which then only watches.
+        self.front = ""
 
     @property
     def target(self) -> str:
-        """HOST:PORT of the balancer."""
+        """HOST:PORT of what stands before the replicas."""
         assert self._balancer is not None
-        return self._balancer.target
+        return self.front or self._balancer.target
 
     @property
     def targets(self) -> dict[str, str]:
