@@ -43,7 +43,7 @@ SETTINGS: Final[dict[str, object]] = {
 _LAST: Final = 60.0
 """Seconds until all tasks have ended once nobody asks for more."""
 
-_FIRST: Final = 60.0
+_FIRST: Final = 180.0
 """Seconds until all worker processes are there: they start together."""
 
 
