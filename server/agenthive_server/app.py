@@ -185,6 +185,7 @@ class App:
             built_in=self.built_in,
             folder=data_dir(self.settings),
             verbs=lambda name: PluginVerbs(self.kernel, name, recovery),
+            open_calls=lambda: self.adapter.open,
             buckets=self.sharing.buckets if self.sharing is not None else None,
         )
         try:

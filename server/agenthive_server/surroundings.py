@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,9 @@ from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import NewId
 from agenthive_server.kernel.replicas import Role
 from agenthive_server.kernel.tasks import Task
+from agenthive_server.plugin.bell import Bell, Bells
 from agenthive_server.plugin.buckets import Buckets, LocalBuckets
+from agenthive_server.plugin.calls import Call
 from agenthive_server.plugin.context import State, VitalsReading
 from agenthive_server.plugin.ports import Verbs
 from agenthive_server.plugin.state import PluginState
@@ -50,9 +52,11 @@ class Surroundings:
         built_in: BuiltIn,
         folder: Path,
         verbs: Callable[[str], Verbs],
+        open_calls: Callable[[], Collection[Call]],
         buckets: Callable[[str], Buckets] | None = None,
     ) -> None:
         """`buckets`: those the servers of a hive share; None where there is one server."""
+        self.open_calls = open_calls
         self.clock = clock
         self.new_id = new_id
         self._kernel = kernel
@@ -62,6 +66,8 @@ class Surroundings:
         self._folder = folder
         self._verbs = verbs
         self._buckets = buckets
+        self._bells = Bells(clock)
+        kernel.observers.append(self._bells.heard)
         self._counted: tuple[dict[str, int], dict[str, int]] = ({}, {})
         self._count_again = 0.0
 
@@ -82,6 +88,10 @@ class Surroundings:
         folder = self._folder / "plugins" / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return folder
+
+    def bell(self, kinds: Collection[EventType]) -> Bell:
+        """Return a bell that rings when this server hears of an event of these types."""
+        return self._bells.bell(kinds)
 
     def role(self, name: str) -> Role:
         """Return the role in which what runs of a plugin on one replica at a time runs."""

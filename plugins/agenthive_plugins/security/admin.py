@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from agenthive_server.plugin.api import State
+from agenthive_server.plugin.api import Conflict, State
 
 from .issuing import Issuing, Wish
 from .roles import Role
@@ -33,16 +33,23 @@ async def provide(state: State, issuing: Issuing, folder: Path) -> Path | None:
     Raises `CannotWrite`.
     """
     path = folder / FILE
-    if await state.get(_DONE) is not None and not _is_empty(path):
+    refill = _is_empty(path)
+    if await state.get(_DONE) is not None and not refill:
         return None
     wish = Wish(kind=TokenKind.BEARER, principal=PRINCIPAL, ttl=TTL, roles=(Role.ADMIN,), description=f"in {FILE}")
-    _, secret = await issuing.issue(wish, issuer="system:server")
+    token, secret = await issuing.issue(wish, issuer="system:server")
     try:
         await asyncio.to_thread(write_private, path, secret + "\n")
     except OSError as error:
         raise CannotWrite(f"{path}: {error.strerror or error}") from None
     # Last: if anything fails before, the next start makes another one.
-    await state.put(_DONE, b"1")
+    try:
+        await state.put(_DONE, b"1", revision=None if refill else 0)
+    except Conflict:
+        # Another replica that starts at the same moment was first.
+        path.unlink(missing_ok=True)
+        await issuing.revoke(token.id)
+        return None
     return path
 
 

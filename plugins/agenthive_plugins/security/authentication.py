@@ -98,11 +98,10 @@ class Authentication:
         """Return a caller whose credential still counts; raises `Failed`."""
         if caller.state is TokenState.ACTIVE and self._clock.now() < caller.expire_time:
             return caller
-        why = "revoked" if caller.state is TokenState.REVOKED else "expired"
-        text = "this token was revoked" if why == "revoked" else "this token has expired"
-        error = Unauthenticated(
-            text, metadata={"why": why, **({"token_id": caller.token_id} if caller.token_id else {})}
-        )
+        if caller.state is TokenState.REVOKED:
+            raise Failed(revoked(caller.token_id), caller.token_id, caller.principal)
+        shown = {"token_id": caller.token_id} if caller.token_id else {}
+        error = Unauthenticated("this token has expired", metadata={"why": "expired", **shown})
         raise Failed(error, caller.token_id, caller.principal)
 
     def _certificate(self, call: Call) -> Caller | None:
@@ -146,6 +145,11 @@ class Authentication:
         except Conflict:
             error = jwt.refused("replayed", "this token was used before; it counts once")
             raise Failed(error, principal=principal) from None
+
+
+def revoked(token_id: str) -> Unauthenticated:
+    """Return the error for a token that was revoked."""
+    return Unauthenticated("this token was revoked", metadata={"why": "revoked", "token_id": token_id})
 
 
 def _hash(secret: str) -> bytes:

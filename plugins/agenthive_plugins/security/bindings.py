@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 from urllib.parse import quote
 
@@ -14,6 +14,21 @@ from .roles import NOTHING, Grants, Role, grants
 
 PREFIX: Final = "binding/"
 GENERATION: Final = "meta/generation"
+LATEST: Final = 32
+"""Changes that are named in it, the last ones."""
+
+BINDINGS: Final = "bindings"
+THREATS: Final = "threats"
+EVERYTHING: Final = "*"
+"""What a change is named by besides the key of a token."""
+
+
+Tell = Callable[[str, str], Awaitable[None]]
+"""Tells every replica at once, by an event, of what it would else see within a second: what happened, and to whom."""
+
+
+async def nobody(kind: str, subject: str) -> None:
+    """Tell nobody."""
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,17 +56,27 @@ def key_of(principal: str, namespace: str) -> str:
     return f"{PREFIX}{quote(principal, safe='')[:190]}/{namespace}"
 
 
-def bump(rows: HookState) -> None:
-    """Say that something changed that every instance of the plugin has in memory."""
-    rows.put(GENERATION, str(int(rows.get(GENERATION) or b"0") + 1).encode())
+def generation(raw: bytes | None) -> tuple[int, list[str]]:
+    """Return how many changes there were of what every replica has in memory, and the last of them, newest first."""
+    if raw is None:
+        return 0, []
+    found = msgspec.json.decode(raw)
+    return (found, []) if isinstance(found, int) else (found[0], found[1])
+
+
+def bump(rows: HookState, what: str) -> None:
+    """Say that something changed that every replica has in memory: the key of a token, or one of the names above."""
+    number, latest = generation(rows.get(GENERATION))
+    rows.put(GENERATION, msgspec.json.encode((number + 1, [what, *latest][:LATEST])))
 
 
 class Bindings:
     """What is bound. `version` grows whenever it changes, here or elsewhere."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, tell: Tell = nobody) -> None:
         self.version = 0
         self._state = state
+        self._tell = tell
         self._by_principal: dict[str, Grants] = {}
 
     def of(self, principal: str) -> Grants:
@@ -86,12 +111,13 @@ class Bindings:
                 raw = rows.get(key)
                 return (_read(raw) if raw is not None else None) or binding
             rows.put(key, msgspec.json.encode(binding))
-            bump(rows)
+            bump(rows, BINDINGS)
             request.remember(rows, key, now)
             return binding
 
         made = await self._state.change(change)
         await self.load()
+        await self._tell("roles_changed", principal)
         return made
 
     async def delete(self, request: Request, principal: str, namespace: str, now: float) -> None:
@@ -101,8 +127,9 @@ class Bindings:
         def change(rows: HookState) -> None:
             if request.earlier(rows) is None:
                 rows.delete(key)
-                bump(rows)
+                bump(rows, BINDINGS)
                 request.remember(rows, key, now)
 
         await self._state.change(change)
         await self.load()
+        await self._tell("roles_changed", principal)

@@ -36,6 +36,7 @@ class Caller:
         "last_peer",
         "namespace",
         "principal",
+        "revoked",
         "seen_until",
         "state",
         "token_id",
@@ -60,6 +61,8 @@ class Caller:
         self.digest = digest
         self.expire_time = expire_time or float("inf")
         self.state = state
+        # Whether what is open with it is to end.
+        self.revoked = False
         # Of a credential: the agents it speaks for, in this namespace only.
         self.agents = agents
         self.namespace = namespace
@@ -101,7 +104,7 @@ class Caller:
 
 def caller_of(token: Token, bindings: Bindings, now: float) -> Caller:
     """Return the caller a token stands for."""
-    return Caller(
+    caller = Caller(
         bindings,
         token.principal,
         grants(token.roles, token.namespaces),
@@ -112,6 +115,8 @@ def caller_of(token: Token, bindings: Bindings, now: float) -> Caller:
         agents=frozenset(token.agents),
         namespace=token.namespaces[0] if token.kind is TokenKind.CREDENTIAL and token.namespaces else "",
     )
+    caller.revoked = bool(token.revoke_time) and not token.departed
+    return caller
 
 
 class Book:
@@ -158,6 +163,20 @@ class Book:
             caller.seen_until, caller.use_time = known.seen_until, known.use_time
         self._callers[token.id] = caller
         return caller
+
+    def revoked(self, token_id: str) -> bool:
+        """Whether what is open with a token is to end."""
+        caller = self._callers.get(token_id)
+        return caller is not None and caller.revoked
+
+    async def refresh(self, key: str, now: float) -> None:
+        """Know the token of a key as it is stored, if that is of interest: others are looked up when they are shown."""
+        stored = await self._state.get(key)
+        token = decode(stored.value) if stored is not None else None
+        if token is not None:
+            self.learn(token, now)
+        else:
+            self.forget(key.removeprefix(TOKENS))
 
     def forget(self, token_id: str) -> None:
         """Know a token no longer."""

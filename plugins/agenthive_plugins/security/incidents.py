@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Final, Protocol
 
 import msgspec
 from agenthive_server.plugin.api import Clock, HookState, Severity, State
 
 from .audit import Trail
+from .bindings import THREATS as CHANGED
+from .bindings import bump
 from .issuing import not_found
 from .records import Act, Category, Ending
 from .requests import Request
 from .threats import EVIDENCE, Blocks, Detector, Finding, Signal, ThreatKind, ThreatSeverity
 
 THREATS: Final = "threat/"
+LATEST: Final = "threat-latest/"
 MOST: Final = 10_000
 """Threats that are kept."""
 
@@ -93,9 +97,12 @@ class Incidents:
             self._found.put_nowait(finding)
 
     async def load(self) -> None:
-        """Block again who was blocked when the server stopped."""
-        now = self._clock.now()
-        for threat in await self.list_threats():
+        """Block who is blocked by what is stored, wherever that was found, and nobody whose threat is resolved."""
+        now, threats = self._clock.now(), await self.list_threats()
+        for threat in threats:
+            if threat.resolve_time:
+                self.blocks.lift(threat.principal, threat.peer)
+        for threat in threats:
             if not threat.resolve_time and threat.block_expire_time > now:
                 self.blocks.add(threat.principal, threat.peer, threat.block_expire_time)
 
@@ -107,10 +114,20 @@ class Incidents:
 
     async def keep(self, finding: Finding) -> Threat:
         """Write a finding down, tell of it, and return the threat it is part of."""
-        now = self._clock.now()
-        known = next((t for t in await self.list_threats() if not t.resolve_time and _same(t, finding)), None)
-        threat = _threat(known, finding, self._new_id(), now)
-        await self._state.put(THREATS + threat.id, msgspec.json.encode(threat))
+        now, new_id, key = self._clock.now(), self._new_id(), _key(finding)
+
+        def change(rows: HookState) -> Threat:
+            name = rows.get(key)
+            raw = rows.get(THREATS + name.decode()) if name is not None else None
+            known = _read(raw) if raw is not None else None
+            threat = _threat(None if known is None or known.resolve_time else known, finding, new_id, now)
+            rows.put(key, threat.id.encode())
+            rows.put(THREATS + threat.id, msgspec.json.encode(threat))
+            bump(rows, CHANGED)
+            return threat
+
+        # Another replica may find the same at the same moment.
+        threat = await self._state.change(change)
         whom = threat.principal or threat.peer
         answer = f"refused for {finding.block:.0f} s" if finding.block else "nobody is refused for it"
         text = f"{threat.kind} by {whom}: {finding.count} signals; {answer}"
@@ -152,6 +169,7 @@ class Incidents:
                 threat, resolve_time=now, resolve_principal=request.principal, comment=comment, block_expire_time=0.0
             )
             rows.put(THREATS + threat_id, msgspec.json.encode(threat))
+            bump(rows, CHANGED)
             request.remember(rows, threat_id, now)
             return threat, True
 
@@ -164,9 +182,12 @@ class Incidents:
     async def clean(self, keep: float) -> int:
         """Forget threats resolved more than `keep` seconds ago, and the oldest of too many; returns how many."""
         old, threats = self._clock.now() - keep, await self.list_threats()
-        gone = [t.id for n, t in enumerate(threats) if n >= MOST or 0 < t.resolve_time < old]
-        for start in range(0, len(gone), 500):
-            await self._state.delete_many([THREATS + name for name in gone[start : start + 500]])
+        gone = [t for n, t in enumerate(threats) if n >= MOST or 0 < t.resolve_time < old]
+        kept = {_key(t) for n, t in enumerate(threats) if not (n >= MOST or 0 < t.resolve_time < old)}
+        for start in range(0, len(gone), 400):
+            part = gone[start : start + 400]
+            latest = {_key(t) for t in part} - kept
+            await self._state.delete_many([*(THREATS + t.id for t in part), *latest])
         return len(gone)
 
     def _act(self, method: str, threat: Threat, text: str) -> Act:
@@ -190,8 +211,10 @@ def _read(raw: bytes) -> Threat | None:
         return None
 
 
-def _same(threat: Threat, finding: Finding) -> bool:
-    return (threat.kind, threat.principal, threat.peer) == (finding.kind, finding.principal, finding.peer)
+def _key(of: Threat | Finding) -> str:
+    """Return the key under which the last threat of a kind by somebody is found."""
+    whom = f"{of.kind}\x1f{of.principal}\x1f{of.peer}"
+    return LATEST + blake2b(whom.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def _threat(known: Threat | None, finding: Finding, new_id: str, now: float) -> Threat:

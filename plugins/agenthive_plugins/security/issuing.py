@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from agenthive_server.plugin.api import HookState, NotFound, Overloaded, State, Stored
 
-from .bindings import bump
+from .bindings import EVERYTHING, Tell, bump, nobody
 from .callers import TOKENS, Book
 from .requests import Request
 from .roles import Role
@@ -70,7 +70,10 @@ def not_found(record: str, record_id: str) -> NotFound:
 class Issuing:
     """The acts on tokens, each one change."""
 
-    def __init__(self, state: State, book: Book, key: bytes, now: Callable[[], float], *, maximum: int) -> None:
+    def __init__(
+        self, state: State, book: Book, key: bytes, now: Callable[[], float], *, maximum: int, tell: Tell = nobody
+    ) -> None:
+        self._tell = tell
         self._state = state
         self._book = book
         self._key = key
@@ -111,22 +114,27 @@ class Issuing:
         self._count += 1
         return made
 
-    async def revoke(self, token_id: str, request: Request | None = None) -> Shown:
-        """Revoke a token; one that is revoked stays as it is. Raises `NotFound`."""
+    async def revoke(self, token_id: str, request: Request | None = None, *, departed: bool = False) -> Shown:
+        """Revoke a token; one that is revoked stays as it is. Raises `NotFound`.
+
+        What is open with it ends on every replica, unless it is revoked because its agents have `departed`.
+        """
         now = self._now()
 
         def change(rows: HookState) -> Token:
             token = _read(rows, token_id)
-            if not token.revoke_time:
-                token = msgspec.structs.replace(token, revoke_time=now)
+            if not token.revoke_time or (token.departed and not departed):
+                token = msgspec.structs.replace(token, revoke_time=token.revoke_time or now, departed=departed)
                 rows.put(TOKENS + token_id, encode(token))
-                bump(rows)
+                bump(rows, TOKENS + token_id)
             if request is not None and request.earlier(rows) is None:
                 request.remember(rows, token_id, now)
             return token
 
         token = await self._state.change(change)
         self._book.learn(token, now)
+        if request is not None:
+            await self._tell("token_revoked", token_id)
         stored = await self._state.get(USES + token_id)
         return Shown(token, float(stored.value) if stored else 0.0)
 
@@ -154,6 +162,8 @@ class Issuing:
             await self._state.delete_many([*(TOKENS + name for name in part), *(USES + name for name in part)])
             for name in part:
                 self._book.forget(name)
+        if gone:
+            await self._state.change(lambda rows: bump(rows, EVERYTHING))
         self._count = max(0, self._count - len(gone))
         return len(gone)
 

@@ -110,7 +110,7 @@ class Doorkeeper:
                 raise foreign()
             if holds and old is not None:
                 rows.put(TOKENS + old.id, encode(msgspec.structs.replace(old, revoke_time=joining.now)))
-                bump(rows)
+                bump(rows, TOKENS + old.id)
         if not (credential.scope and credential.scope.runner):
             write_owner(rows, namespace, agent_id, Owner(principal=credential.principal, token_id=credential.id))
 

@@ -75,9 +75,9 @@ class Assembly:
         self._counted = 0
         self.ctx = ctx
         self.trail = trail
-        self.bindings = Bindings(state)
+        self.bindings = Bindings(state, self._tell)
         self.book = Book(state, self.bindings, key)
-        self.issuing = Issuing(state, self.book, key, clock.now, maximum=config.tokens.maximum)
+        self.issuing = Issuing(state, self.book, key, clock.now, maximum=config.tokens.maximum, tell=self._tell)
         self.limits = RateLimits(config.limits.limits(), ctx.buckets)
         self.keys = self._key_source()
         self.authentication = self._authentication()
@@ -112,11 +112,21 @@ class Assembly:
             self.bindings,
             self.issuing,
             self.gate,
+            self.incidents,
             trail,
             ctx.report,
+            ctx.bell(EventType.PLUGIN_REPORTED),
+            ctx.open_calls,
             keys=self.keys,
             measured=self._measure,
         )
+
+    async def _tell(self, kind: str, subject: str) -> None:
+        """Have every replica look at once. Where that fails they look by themselves a moment later."""
+        try:
+            await self.ctx.publish(kind, f"{kind.replace('_', ' ')}: {subject}", subject=subject)
+        except KernelError as error:
+            self.ctx.log.warning("%s: %s could not be told: %s", kind, subject, error.message)
 
     def _key_source(self) -> KeySource | None:
         settings = self.ctx.config.jwt
@@ -165,7 +175,6 @@ class Assembly:
         """Read what is known. Keys that cannot be had are told in health; tokens of their issuer do not count then."""
         await self.watch.refresh()
         await self.issuing.count()
-        await self.incidents.load()
         if self.keys is not None:
             try:
                 await self.keys.load()

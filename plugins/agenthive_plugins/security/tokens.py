@@ -77,6 +77,8 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     create_time: float = 0.0
     expire_time: float = 0.0
     revoke_time: float = 0.0
+    # Revoked because its agents are gone: what its worker still has open ends by itself.
+    departed: bool = False
     # When a join token was used.
     use_time: float = 0.0
     issuer: str = ""

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
-from agenthive_server.plugin.api import Agent, Clock, Event, KernelError, NotFound, State, Status, Verbs
+from agenthive_server.plugin.api import Agent, Bell, Call, Clock, Event, KernelError, NotFound, State, Status, Verbs
 
 from .audit import Trail
-from .authentication import JTIS
-from .bindings import GENERATION, Bindings
-from .callers import Book
+from .authentication import JTIS, revoked
+from .bindings import BINDINGS, GENERATION, THREATS, Bindings, generation
+from .callers import TOKENS, Book, Caller
 from .config import SecurityConfig
 from .gate import Gate
 from .incidents import Incidents
 from .issuing import Issuing
+from .joins import NOTE, Entry
 from .jwks import KeySource
 from .ownership import owner_key, read_owner_of
 from .records import Unreadable
@@ -24,7 +25,9 @@ from .requests import is_over
 from .trail import Reader
 
 DAY: Final = 86_400.0
-EVERY: Final = 1.0
+EVERY: Final = 0.5
+"""Seconds after which every replica looks for changes nobody told it of: it knows them all within one second."""
+
 USES_EVERY: Final = 300.0
 CLEAN_EVERY: Final = 3_600.0
 KEEP_THREATS: Final = 90 * DAY
@@ -34,7 +37,7 @@ Report = Callable[[Status, str], None]
 
 
 class Watch:
-    """Runs on every replica, once a second."""
+    """Runs on every replica: when it hears of a change, and twice a second."""
 
     def __init__(
         self,
@@ -44,8 +47,11 @@ class Watch:
         bindings: Bindings,
         issuing: Issuing,
         gate: Gate,
+        incidents: Incidents,
         trail: Trail,
         report: Report,
+        bell: Bell,
+        open_calls: Callable[[], Collection[Call]],
         *,
         keys: KeySource | None = None,
         measured: Callable[[], None] = lambda: None,
@@ -58,18 +64,21 @@ class Watch:
         self._bindings = bindings
         self._issuing = issuing
         self._gate = gate
+        self._incidents = incidents
+        self._bell = bell
+        self._open_calls = open_calls
         self._trail = trail
         self._report = report
         self._keys = keys
         self._measured = measured
-        self._generation: bytes | None = None
+        self._generation: int | None = None
         self._uses_noted = clock.now()
         self._said: tuple[Status, str] | None = None
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            await self._clock.sleep(EVERY)
+            await self._bell.wait(EVERY)
             await self.once()
 
     def tell(self) -> None:
@@ -92,13 +101,38 @@ class Watch:
         self.tell()
 
     async def refresh(self) -> None:
-        """Read tokens and bindings again if somebody changed them."""
+        """Know what was changed, here or on another replica, since the last time; end what is open and may not be."""
         stored = await self._state.get(GENERATION)
-        generation = stored.value if stored is not None else b""
-        if generation != self._generation:
-            await self._bindings.load()
-            await self._book.load(self._clock.now())
-            self._generation = generation
+        number, latest = generation(stored.value if stored is not None else None)
+        if number == self._generation:
+            return
+        missed = number - self._generation if self._generation is not None else -1
+        if 0 < missed <= len(latest):
+            await self._take(set(latest[:missed]))
+        else:
+            await self._load()
+        self._generation = number
+        self._end_revoked()
+
+    def _end_revoked(self) -> None:
+        """End the streams, sessions and long waits whose token was revoked."""
+        for call in list(self._open_calls()):
+            who = call.notes.get(NOTE)
+            if isinstance(who, Caller | Entry) and self._book.revoked(who.token_id):
+                call.end(revoked(who.token_id))
+
+    async def _take(self, changed: set[str]) -> None:
+        known = {BINDINGS: self._bindings.load, THREATS: self._incidents.load}
+        for what in changed:
+            if what.startswith(TOKENS):
+                await self._book.refresh(what, self._clock.now())
+            else:
+                await known.get(what, self._load)()
+
+    async def _load(self) -> None:
+        await self._bindings.load()
+        await self._book.load(self._clock.now())
+        await self._incidents.load()
 
     def _health(self) -> tuple[Status, str]:
         if self._trail.failing:
@@ -189,7 +223,7 @@ class Departures:
         await self._state.delete(key)
         if owner.token_id and await self._last_one(owner.token_id, event.namespace):
             try:
-                await self._issuing.revoke(owner.token_id)
+                await self._issuing.revoke(owner.token_id, departed=True)
             except NotFound:
                 return
 

@@ -60,6 +60,7 @@ from agenthive_server.kernel.tasks import (
 )
 from agenthive_server.telemetry import Sample
 
+from .bell import Bell
 from .buckets import Buckets, LocalBuckets, Rate
 from .calls import OK, Audience, Call, Interceptor, Load, Outcome, Policy, Stage, Transport
 from .context import PluginContext, State, Stored, VitalsReading
@@ -89,6 +90,7 @@ __all__ = [
     "Background",
     "BackupReport",
     "BadRequest",
+    "Bell",
     "Buckets",
     "Call",
     "Candidate",

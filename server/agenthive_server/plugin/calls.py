@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, Final, Protocol
+
+from agenthive_server.kernel.errors import KernelError
 
 
 class Stage(IntEnum):
@@ -104,7 +107,17 @@ class Call:
     """When its interceptors have waited long enough, by the event loop's clock; zero before one has waited."""
     skipped: set[object] | None = None
     """Interceptors that failed on the way in, and are not asked on the way out."""
+    ended: KernelError | None = None
+    """What a plugin has ended it with."""
     _notes: dict[str, Any] | None = None
+    task: asyncio.Task[Any] | None = None
+    """What serves it; None for a brief call."""
+
+    def end(self, error: KernelError) -> None:
+        """End a call that is not brief with an error, whatever it waits for; one that is answered stays as it is."""
+        if self.task is not None and not self.answered and self.ended is None:
+            self.ended = error
+            self.task.cancel("ended by a plugin")
 
     @property
     def notes(self) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from agenthive_server.kernel.clock import Clock
-from agenthive_server.kernel.events import Severity
+from agenthive_server.kernel.events import EventType, Severity
 from agenthive_server.kernel.health import ComponentReport, Status
 from agenthive_server.kernel.ports import NewId
 from agenthive_server.kernel.proposals import HookState
 
+from .bell import Bell
 from .buckets import Buckets, LocalBuckets
+from .calls import Call
 from .metrics import PluginMetrics
 from .ports import Verbs
 
@@ -110,6 +112,12 @@ class Surroundings(Protocol):
     def vitals(self) -> VitalsReading:
         """Return how the system is."""
 
+    def bell(self, kinds: Collection[EventType]) -> Bell:
+        """Return a bell that rings when this server hears of an event of these types."""
+
+    def open_calls(self) -> Collection[Call]:
+        """Return the calls that are being served, but for brief ones."""
+
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run something in the background."""
 
@@ -146,6 +154,18 @@ class PluginContext(Generic[C]):
     def vitals(self) -> VitalsReading:
         """Return how the running system is now. Cheap enough for every second."""
         return self.surroundings.vitals()
+
+    def bell(self, *kinds: EventType) -> Bell:
+        """Return a bell that rings on this replica when an event of these types happened, on whichever.
+
+        For what a replica keeps in memory of what is stored: `await bell.wait(1.0)`, then look. Handlers, which miss
+        nothing, run on one replica only.
+        """
+        return self.surroundings.bell(kinds)
+
+    def open_calls(self) -> Collection[Call]:
+        """Return the calls this server serves at the moment, but for brief ones: streams, sessions, long waits."""
+        return self.surroundings.open_calls()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run something in the background that ends by itself; an exception is logged and counted.

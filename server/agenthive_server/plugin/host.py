@@ -15,6 +15,7 @@ from agenthive_server.kernel.decide import Caller
 from agenthive_server.kernel.errors import KernelError, Refused, StoreUnavailable
 from agenthive_server.kernel.events import Event, EventType
 
+from .bell import Bell
 from .cell import Bounds
 from .configuration import Raw
 from .instance import Server
@@ -74,7 +75,7 @@ class PluginHost:
         self._clock = server.clock
         self._wanted = wanted
         self._follows = follows
-        self._rung = asyncio.Event()
+        self._bell = Bell(SWITCHES, server.clock)
         self._opened = asyncio.Event()
         self._troubles = Troubles(registry, wanted, server.clock, self._keep, place)
         self._rack = self._troubles.rack = Rack(
@@ -196,8 +197,8 @@ class PluginHost:
 
     def heard(self, events: Sequence[Event]) -> None:
         """Follow soon when events tell of a switch."""
-        if any(event.type in SWITCHES for event in events):
-            self._rung.set()
+        if any(event.type in self._bell.kinds for event in events):
+            self._bell.ring()
 
     async def fresh(self) -> None:
         """Return when what was switched on other replicas is so here too, or it takes too long."""
@@ -215,7 +216,7 @@ class PluginHost:
         await self._opened.wait()
         pause = FIRST_LOOK
         while True:
-            await self._rest(pause)
+            await self._bell.wait(pause)
             try:
                 await self._keep(self._switches.follow)
                 if self._switches.missing:
@@ -223,15 +224,6 @@ class PluginHost:
             except KernelError as error:
                 _log.warning("what was switched elsewhere could not be followed: %s", error.message)
             pause = min(2 * pause, LONGEST_LOOK) if self._switches.missing else FIRST_LOOK
-
-    async def _rest(self, seconds: float) -> None:
-        waits = {asyncio.ensure_future(self._rung.wait()), asyncio.ensure_future(self._clock.sleep(seconds))}
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        self._rung.clear()
 
     def _keep(self, switch: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
         """Make a switch while no other is made, to the end, whatever becomes of the caller."""

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,9 +20,10 @@ from agenthive_server.kernel.ports import NewId
 from agenthive_server.kernel.replicas import Role
 
 from . import tasks
+from .bell import Bell
 from .buckets import Buckets
 from .caller import Deal, Tell
-from .calls import Stage
+from .calls import Call, Stage
 from .cell import OPEN, Cell
 from .context import PluginContext, State, VitalsReading
 from .driving import driven
@@ -62,6 +63,12 @@ class Server(Protocol):
 
     def data_dir(self, name: str) -> Path:
         """Return the folder of a plugin, which is there then."""
+
+    def bell(self, kinds: Collection[EventType]) -> Bell:
+        """Return a bell that rings when this server hears of an event of these types."""
+
+    def open_calls(self) -> Collection[Call]:
+        """Return the calls that are being served, but for brief ones."""
 
     def role(self, name: str) -> Role:
         """Return the role in which what runs of a plugin on one replica at a time runs."""
@@ -247,6 +254,14 @@ class Instance:
     def vitals(self) -> VitalsReading:
         """Return how the system is."""
         return self._server.vitals()
+
+    def bell(self, kinds: Collection[EventType]) -> Bell:
+        """Return a bell that rings when this server hears of an event of these types."""
+        return self._server.bell(kinds)
+
+    def open_calls(self) -> Collection[Call]:
+        """Return the calls that are being served, but for brief ones."""
+        return self._server.open_calls()
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run something in the background."""

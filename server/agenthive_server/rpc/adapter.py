@@ -50,6 +50,8 @@ class Adapter(grpc.GenericRpcHandler):
         self._limit = message_limit
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._services: frozenset[str] = frozenset()
+        # Calls that are being served, but for brief ones.
+        self.open: set[Call] = set()
         # Services of plugins, also of those that are off, with the plugin that brings them.
         self.owners: Mapping[str, str] = {}
 
@@ -118,10 +120,12 @@ class Adapter(grpc.GenericRpcHandler):
 
     def _unary(self, path: str, policy: Policy, read: Read, run: Callable[..., Any]) -> Any:
         """The hot path: everything in one coroutine."""
-        switch = self._switch
+        switch, brief = self._switch, policy.brief
 
         async def serve(raw: bytes, context: Context) -> bytes:
             call, refusal = _begin(path, policy, context)
+            if not brief:
+                self._open(call)
             if refusal is None:
                 try:
                     call.request = read(raw)
@@ -141,6 +145,9 @@ class Adapter(grpc.GenericRpcHandler):
             except BaseException as error:
                 await _fail(call, context, chain, entered, error)
                 raise
+            finally:
+                if not brief:
+                    self.open.discard(call)
             await _finish(call, context, chain)
             return answer
 
@@ -161,7 +168,7 @@ class Adapter(grpc.GenericRpcHandler):
                     call.request = read(raw)
                 except KernelError as error:
                     refusal = error
-            await _around(call, context, self._switch.current, refusal, body)
+            await self._around(call, context, refusal, body)
 
         return serve
 
@@ -173,16 +180,30 @@ class Adapter(grpc.GenericRpcHandler):
                 answer: bytes = (await run(aiter(Duplex(context, read)), call)).SerializeToString()
                 return answer
 
-            return await _around(call, context, self._switch.current, refusal, body)
+            return await self._around(call, context, refusal, body)
 
         return serve
 
     def _duplex(self, path: str, policy: Policy, read: Read, run: Callable[..., Any]) -> Any:
         async def serve(requests: object, context: Context) -> None:
             call, refusal = _begin(path, policy, context)
-            await _around(call, context, self._switch.current, refusal, lambda: run(Duplex(context, read), call))
+            await self._around(call, context, refusal, lambda: run(Duplex(context, read), call))
 
         return serve
+
+    def _open(self, call: Call) -> None:
+        call.task = asyncio.current_task()
+        self.open.add(call)
+
+    async def _around(
+        self, call: Call, context: Context, refusal: KernelError | None, body: Callable[[], Awaitable[T]]
+    ) -> T:
+        """Serve a streaming method."""
+        self._open(call)
+        try:
+            return await _around(call, context, self._switch.current, refusal, body)
+        finally:
+            self.open.discard(call)
 
 
 def _begin(path: str, policy: Policy, context: Context) -> tuple[Call, KernelError | None]:
@@ -232,11 +253,12 @@ async def _fail(call: Call, context: Context, chain: Chain, entered: int, error:
     call.answered = True
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-        if not call.expired:
+        if not call.expired and call.ended is None:
             await chain.leave(call, _gone(call), entered)
             return
         task.uncancel()
-        error = DeadlineExceeded("the server's deadline for this call passed before an answer was ready")
+        late = DeadlineExceeded("the server's deadline for this call passed before an answer was ready")
+        error = call.ended or late
     elif not isinstance(error, Exception | asyncio.CancelledError):
         return
     shown = status.seen_by_caller(error, call.request, call.call_id)

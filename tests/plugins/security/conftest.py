@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,12 +17,14 @@ from agenthive_server.kernel.clock import SystemClock
 from agenthive_server.plugin.state import PluginState
 from agenthive_server.settings import load
 from agenthive_server.testing.hive import Hive, open_hive
+from agenthive_server.testing.postgres import PostgresServer
 from agenthive_server.testing.raw_worker import RawWorker
 from google.protobuf import descriptor_pool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]  # ships without types
 
+_PLACES = itertools.count()
 UNLIMITED = {"plugins.security.limits.per_principal": 0, "plugins.security.limits.per_method": 0}
 SERVICES = {
     name.rpartition(".")[2]: name
@@ -86,13 +89,13 @@ def explain(error: grpc.aio.AioRpcError) -> Failed:
 class Secured:
     """A server with the plugin on, and ways to call it."""
 
-    def __init__(self, app: App, clock: ShiftedClock, folder: Path, channel: grpc.aio.Channel) -> None:
+    def __init__(self, app: App, clock: ShiftedClock, folder: Path, channel: grpc.aio.Channel, admin: str = "") -> None:
         self.app = app
         self.clock = clock
         self.folder = folder
         self.channel = channel
         self.target = f"127.0.0.1:{app.port}"
-        self.admin = (folder / "plugins/security/admin.token").read_text().strip()
+        self.admin = admin or (folder / "plugins/security/admin.token").read_text().strip()
 
     @staticmethod
     def _method(name: str) -> tuple[str, Any]:
@@ -178,7 +181,7 @@ class Secured:
 
 @asynccontextmanager
 async def opened(
-    folder: Path, settings: Mapping[str, object], credentials: grpc.ChannelCredentials | None = None
+    folder: Path, settings: Mapping[str, object], credentials: grpc.ChannelCredentials | None = None, admin: str = ""
 ) -> AsyncIterator[Secured]:
     flags: dict[str, object] = {
         "server.listen": "127.0.0.1:0",
@@ -197,7 +200,7 @@ async def opened(
         if credentials is not None:
             opening = grpc.aio.secure_channel(target, credentials)
         async with opening as channel:
-            yield Secured(app, clock, folder, channel)
+            yield Secured(app, clock, folder, channel, admin)
     finally:
         await app.close()
 
@@ -211,6 +214,17 @@ def open_secured(tmp_path: Path) -> Callable[..., Any]:
         return opened(folder or tmp_path, made)
 
     return openly
+
+
+@pytest.fixture
+async def replicas(postgres: PostgresServer, tmp_path: Path) -> AsyncIterator[tuple[Secured, Secured]]:
+    """Two servers on one database with the plugin on, each with a folder of its own, rates off."""
+    settings = {"server.store": postgres.url(f"security{next(_PLACES)}")}
+    async with (
+        opened(tmp_path / "one", settings) as one,
+        opened(tmp_path / "two", settings, admin=one.admin) as two,
+    ):
+        yield one, two
 
 
 @pytest.fixture
