@@ -339,7 +339,8 @@ class App:
             await _until(self.runner.stop(), hurry)
             self._running_runner.cancel()
         if self.replica is not None:
-            await self.plugins.hand_over()
+            self.board.drain()
+            await _until(self.plugins.hand_over(), hurry)
         await self.kernel.replicas.retire()
         if self._server is not None:
             await drain(

@@ -15,6 +15,7 @@ from agenthive_server.kernel.events import Event, EventType, Severity
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.ports import NewId
 from agenthive_server.kernel.replicas import Role
+from agenthive_server.kernel.sessions import Session, SessionState
 from agenthive_server.kernel.tasks import Task
 from agenthive_server.plugin.bell import Bell, Bells
 from agenthive_server.plugin.buckets import Buckets, LocalBuckets
@@ -68,7 +69,7 @@ class Surroundings:
         self._buckets = buckets
         self._bells = Bells(clock)
         kernel.observers.append(self._bells.heard)
-        self._counted: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        self._counted: tuple[dict[str, int], dict[str, int], int] = ({}, {}, 0)
         self._count_again = 0.0
 
     def verbs(self, name: str) -> Verbs:
@@ -116,14 +117,14 @@ class Surroundings:
     def vitals(self) -> VitalsReading:
         """Return how the server is now."""
         facts, used, committer = self._vitals.facts(), resource.getrusage(resource.RUSAGE_SELF), self._committer
-        tasks, agents = self._counts()
+        tasks, agents, sessions = self._counts()
         return VitalsReading(
             time=self.clock.now(),
             components=self._vitals.report().components,
             queue_depth=facts.queued_tasks,
             open_tasks=tasks,
             agents=agents,
-            sessions=sum(1 for _ in self._kernel.contacts),
+            sessions=sessions,
             held_tasks=facts.held_tasks,
             event_loop_lag=self._vitals.lag.lag,
             cpu_seconds=used.ru_utime + used.ru_stime,
@@ -138,14 +139,18 @@ class Surroundings:
             draining=facts.draining,
         )
 
-    def _counts(self) -> tuple[dict[str, int], dict[str, int]]:
-        """Return open tasks and agents by state, counted anew now and then: there may be a million."""
+    def _counts(self) -> tuple[dict[str, int], dict[str, int], int]:
+        """Return open tasks and agents by state, and sessions in contact, wherever they are.
+
+        Counted anew now and then: there may be a million.
+        """
         began = self.clock.monotonic()
         if began >= self._count_again:
             memory, shown = self._kernel.memory, self._kernel.agents.shown
             tasks = Counter(task.state.value for task in memory.all(Task) if not task.terminal)
             agents = Counter(shown(agent).state for agent in memory.all(Agent))
-            self._counted = (dict(tasks), dict(agents))
+            sessions = sum(session.state is SessionState.OPEN for session in memory.all(Session))
+            self._counted = (dict(tasks), dict(agents), sessions)
             took = self.clock.monotonic() - began
             self._count_again = began + max(COUNT_EVERY, COUNT_SHARE * took)
         return self._counted

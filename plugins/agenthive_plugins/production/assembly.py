@@ -5,10 +5,22 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from agenthive.v1 import production_service_pb2 as pb
-from agenthive_server.plugin.api import Background, KernelError, Plugin, PluginContext, Service
+from agenthive_server.plugin.api import (
+    Background,
+    Call,
+    Event,
+    EventType,
+    Handler,
+    KernelError,
+    Plugin,
+    PluginContext,
+    Service,
+)
 
 from .alert_methods import AlertMethods
 from .alerts import Notice
@@ -57,6 +69,8 @@ class Assembly:
         self._watch = Watch(ledger, self._desk, self._lookout, series, clock, gauges)
         self._pools = Pools(ledger, ctx.verbs, series, clock, ctx.new_id)
         self._recovery = self._new_recovery()
+        # Whether another replica goes on with what this one kept.
+        self._over = True
         self._measured = metrics.gauge("measurement", ("metric",))
         self._agents = metrics.gauge("pool_agents", ("namespace", "pool"))
 
@@ -98,14 +112,33 @@ class Assembly:
         """Go on with what is stored; a new hive gets its first rules and targets."""
         await self._ledger.seed(RULES, {rule.id: rule for rule in BUILT_IN_RULES})
         await self._ledger.seed(TARGETS, {target.id: target for target in BUILT_IN_TARGETS})
+        self._outbox.sending = False
+        await self._note_targets()
+
+    async def take_over(self) -> None:
+        """Keep the series, look for anomalies and send from now on; another replica may have done so until now."""
         await self._measuring.load()
         await self._lookout.load()
         await self._outbox.load()
         await self._note_targets()
+        self._over = False
+
+    async def _hand_over(self) -> None:
+        """Leave all that to another replica."""
+        self._outbox.sending = False
+        for metric in STATUS:
+            self._measured.remove(metric)
+        await self._measuring.hand_over()
+        await self._save_baselines()
+        self._over = True
 
     async def save(self) -> None:
-        """Store what is new."""
+        """Store what is new, unless another replica goes on with it."""
         await self._measuring.save()
+        if not self._over:
+            await self._save_baselines()
+
+    async def _save_baselines(self) -> None:
         with suppress(KernelError):
             await self._lookout.save()
 
@@ -164,11 +197,34 @@ class Assembly:
         """Return what the plugin does."""
         return Plugin(
             interceptors=(self._measuring.calls,),
-            handlers=self._measuring.outcomes.handlers,
+            handlers=self._handlers(),
+            takes_over=self.take_over,
             gap=self._measuring.missed,
             services=(Service(pb.DESCRIPTOR.services_by_name["ProductionService"], self._methods()),),
             tasks=tuple(self._loops()),
         )
+
+    def _handlers(self) -> dict[EventType, Handler]:
+        handlers = dict(self._measuring.outcomes.handlers)
+        count = handlers[EventType.PLUGIN_REPORTED]
+
+        async def reported(event: Event) -> None:
+            await count(event)
+            if event.data.get("plugin") == self._ctx.name:
+                await self._outbox.look()
+
+        return handlers | {EventType.PLUGIN_REPORTED: reported}
+
+    def _keeping(self, loop: Background) -> Background:
+        """Return a loop after which another replica keeps the series."""
+
+        async def run() -> None:
+            try:
+                await loop.run()
+            finally:
+                await self._hand_over()
+
+        return Background(loop.name, run)
 
     def _loops(self) -> list[Background]:
         config = self._ctx.config
@@ -189,7 +245,16 @@ class Assembly:
         loops = [
             every(name, seconds, turn, clock=clock, troubles=self._troubles, log=log) for name, seconds, turn in turns
         ]
-        return [*loops, Background("webhooks", self._outbox.run)]
+        reporting = every(
+            "report",
+            config.sample_interval_seconds,
+            self._measuring.report,
+            clock=clock,
+            troubles=self._troubles,
+            log=log,
+            everywhere=True,
+        )
+        return [self._keeping(loops[0]), *loops[1:], Background("webhooks", self._outbox.run), reporting]
 
     def _methods(self) -> tuple[object, ...]:
         ctx = self._ctx
@@ -208,9 +273,26 @@ class Assembly:
         )
         webhooks = {webhook.name for webhook in ctx.config.webhooks}
         return (
-            status,
+            _Current(status, self._measuring.fresh),
             AlertMethods(self._ledger, self._desk, webhooks),
-            LevelMethods(self._ledger, self._desk, self._levels, self._note_targets),
-            pools,
+            _Current(LevelMethods(self._ledger, self._desk, self._levels, self._note_targets), self._measuring.fresh),
+            _Current(pools, self._measuring.fresh),
             RecoveryMethods(self._ledger, self._recovery),
         )
+
+
+class _Current:
+    """Methods that know first what another replica has measured."""
+
+    def __init__(self, methods: object, fresh: Callable[[], Awaitable[None]]) -> None:
+        for name in [name for name in dir(methods) if name[0].isupper()]:
+            setattr(self, name, _after(fresh, getattr(methods, name)))
+
+
+def _after(fresh: Callable[[], Awaitable[None]], method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+    @wraps(method)
+    async def answer(request: Any, call: Call) -> Any:
+        await fresh()
+        return await method(request, call)
+
+    return answer

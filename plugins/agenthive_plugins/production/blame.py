@@ -43,6 +43,10 @@ class Blame:
             names[name] = names.get(name, 0.0) + amount
         self._changed.add(int(time // CHUNK))
 
+    def become(self, other: Blame) -> None:
+        """Hold what another holds, which is not used any more."""
+        self._spans, self._changed = other._spans, other._changed
+
     def worst(self, kind: str, start: float, end: float, now: float, *, most: int = 10) -> list[tuple[str, float]]:
         """Return the worst names of a window, worst first. Spans that lie partly outside count whole."""
         sums: dict[str, float] = defaultdict(float)

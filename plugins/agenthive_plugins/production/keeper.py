@@ -38,19 +38,26 @@ class Keeper:
         """Chunks that could not be read; their time is missing from the series."""
 
     async def load(self) -> tuple[LastLook | None, int]:
-        """Fill the series; returns the last look, and the sequence of the last event counted."""
+        """Let the series hold what is stored; returns the last look, and the sequence of the last event counted.
+
+        Whoever reads them meanwhile sees what they held before.
+        """
         now = self._clock.now()
+        series, blame = SeriesSet(now), Blame()
+        self._parts, self._hours = {}, set()
         for prefix in (chunks.MINUTES_PREFIX, chunks.HOURS_PREFIX):
             for stored in await self._all(prefix):
-                self._read(stored)
+                self._read(series, stored)
                 # One chunk takes milliseconds; whoever waits gets a turn.
                 await self._clock.sleep(0)
         for stored in await self._all(BLAME):
             try:
-                self._blame.unpack(stored.value)
+                blame.unpack(stored.value)
             except ValueError as error:
                 self._tell(stored.key, error)
-        chunks.rebuild_hours(self._series, now)
+        chunks.rebuild_hours(series, now)
+        self._series.become(series)
+        self._blame.become(blame)
         self._hour = int(now // _HOUR)
         alive, sequence = await self._state.get(ALIVE), await self._state.get(SEQUENCE)
         return unpack_look(alive.value if alive else None), int(sequence.value) if sequence else 0
@@ -65,9 +72,9 @@ class Keeper:
                 break
         return found
 
-    def _read(self, stored: Stored) -> None:
+    def _read(self, series: SeriesSet, stored: Stored) -> None:
         try:
-            chunks.unpack(self._series, stored.key, stored.value)
+            chunks.unpack(series, stored.key, stored.value)
         except chunks.Damaged as error:
             self._tell(stored.key, error)
         chunk, _, part = stored.key.rpartition("/")

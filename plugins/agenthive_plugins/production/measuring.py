@@ -1,7 +1,11 @@
-"""Everything that measures, put together: it goes on with what is stored, looks again and again, stores what is new."""
+"""Everything that measures, put together: it goes on with what is stored, looks again and again, stores what is new.
+
+One replica keeps the series; the others report to it what they measure, and read them where they are asked.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from functools import partial
 
@@ -13,13 +17,14 @@ from .config import ProductionConfig
 from .keeper import Keeper
 from .machine import process_age, process_identity, read_machine
 from .outcomes import Outcomes
+from .report import Report, hand_in, take_all
 from .sampler import Sampler
 from .series import SeriesSet
 from .uptime import LastLook, Uptime
 
 
 class Measuring:
-    """The series, and whoever writes them: `load`, then `turn` again and again, at the end `save`."""
+    """The series, and whoever writes them: `load`, then `turn` again and again, at the end `save` or `hand_over`."""
 
     def __init__(self, ctx: PluginContext[ProductionConfig]) -> None:
         self._ctx = ctx
@@ -38,23 +43,67 @@ class Measuring:
             machine=partial(read_machine, ctx.data_dir),
         )
         self._keeper = Keeper(ctx.state, self.series, self.blame, clock, ctx.log)
+        # Whether this replica keeps the series, and whether it has some of them to store.
+        self.keeping = self._unsaved = False
+        self._here_since = clock.now()
+        self._replica = ctx.new_id()
+        self._report = Report()
+        self._reading = asyncio.Lock()
+        self._fresh_until = 0.0
         self._process, age = process_identity(), process_age()
         self.started = clock.now() - age if age is not None else None
         """When this process began, if that is known."""
 
     async def load(self) -> None:
-        """Go on with what is stored."""
-        last, self.outcomes.sequence = await self._keeper.load()
-        self._uptime.begin(last, self._process, self._ctx.clock.now())
+        """Keep the series from now on, from what is stored."""
+        last, sequence = await self._keeper.load()
+        self.outcomes.begin(sequence)
+        self._uptime.begin(last, self._process, self._ctx.clock.now(), self._here_since)
+        self.keeping = self._unsaved = True
         self._sampler.look()
 
     async def turn(self) -> None:
-        """Look, and store what is new."""
+        """Look, add what other replicas report, and store what is new."""
         sequence, now = self.outcomes.fold(), self._sampler.look()
+        for report in await take_all(self._ctx.state):
+            report.tell(self.series, self.blame)
         await self._keeper.flush(LastLook(time=now, process=self._process), sequence)
+
+    async def report(self) -> None:
+        """Report what this replica measures, unless it keeps the series itself."""
+        if self.keeping:
+            return
+        now = self._sampler.look(self._report)
+        self._report.expire(now)
+        report, self._report = self._report, Report()
+        try:
+            await hand_in(self._ctx.state, self._replica, report, now)
+        except KernelError:
+            # For the next time.
+            self._report.merge(report)
+            raise
+
+    async def fresh(self) -> None:
+        """Know what another replica has stored of the series lately, where this one does not keep them."""
+        clock = self._ctx.clock
+        async with self._reading:
+            if self.keeping or clock.monotonic() < self._fresh_until:
+                return
+            await self._keeper.load()
+            self._fresh_until = clock.monotonic() + self._ctx.config.sample_interval_seconds
+
+    async def hand_over(self) -> None:
+        """Store everything that is new, for whichever replica keeps the series from now on."""
+        self.keeping = False
+        await self._save()
+        self._unsaved = False
 
     async def save(self) -> None:
         """Store everything that is new. Where the store is away, what came since the last turn is lost."""
+        if self._unsaved:
+            await self._save()
+
+    async def _save(self) -> None:
         sequence, now = self.outcomes.fold(), self._sampler.look()
         # When only the plugin is switched off, nothing is known of the time until it comes back.
         switched_off = not self._ctx.vitals().draining

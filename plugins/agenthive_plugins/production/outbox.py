@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -62,10 +63,16 @@ class Outbox:
         self._waiting: dict[str, dict[str, Delivery]] = {name: {} for name in self._webhooks}
         self._rang = {name: asyncio.Event() for name in self._webhooks}
         self._failures = dict.fromkeys(self._webhooks, 0)
+        # Whether it is this replica that sends, and what was done with lately.
+        self.sending = True
+        self._lately: deque[str] = deque(maxlen=MOST)
 
     async def load(self) -> None:
         """Take up what was not delivered before the last stop. What is for a webhook that is gone is dropped."""
         gone = []
+        self.sending = True
+        for waiting in self._waiting.values():
+            waiting.clear()
         for delivery in await self._ledger.all(DELIVERIES):
             if delivery.webhook in self._waiting:
                 self._waiting[delivery.webhook][delivery.id] = delivery
@@ -73,6 +80,11 @@ class Outbox:
                 gone.append(DELIVERIES.key(delivery.id))
         if gone:
             await self._state.delete_many(gone)
+
+    async def look(self) -> None:
+        """Send what another replica wrote: an alert may be acknowledged anywhere."""
+        found = await self._ledger.all(DELIVERIES)
+        self.send(each for each in found if each.webhook in self._waiting and each.id not in self._lately)
 
     @property
     def waiting(self) -> int:
@@ -94,9 +106,9 @@ class Outbox:
         return made
 
     def send(self, deliveries: Iterable[Delivery]) -> None:
-        """Send deliveries that are durable."""
-        for delivery in deliveries:
-            self._waiting[delivery.webhook][delivery.id] = delivery
+        """Send deliveries that are durable; where another replica sends, it looks for them."""
+        for delivery in deliveries if self.sending else ():
+            self._waiting[delivery.webhook].setdefault(delivery.id, delivery)
             self._rang[delivery.webhook].set()
 
     async def run(self) -> None:
@@ -154,6 +166,7 @@ class Outbox:
     async def _done(self, webhook: Webhook, delivery: Delivery, outcome: str) -> None:
         self._sent.add(1, webhook.name, outcome)
         self._waiting[webhook.name].pop(delivery.id, None)
+        self._lately.append(delivery.id)
         # What cannot be removed now is told once more after the next start: at least once is what was promised.
         with suppress(StoreUnavailable):
             await self._state.delete(DELIVERIES.key(delivery.id))

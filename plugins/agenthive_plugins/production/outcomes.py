@@ -49,6 +49,14 @@ class Outcomes:
         self._counts: dict[tuple[str, int], int] = {}
         self._times: dict[tuple[str, int], Bucket] = {}
 
+    def begin(self, sequence: int) -> None:
+        """Go on after an event with what is stored; what was counted and not folded was lost, or counted elsewhere."""
+        self.sequence = sequence
+        self._counts.clear()
+        self._times.clear()
+        self._waiting.clear()
+        self._running.clear()
+
     def fold(self) -> int:
         """Write what was counted into the series; returns the last event that is in them now."""
         for (name, span), number in self._counts.items():

@@ -9,7 +9,7 @@ from typing import Final
 
 from agenthive_server.plugin.api import Agent, AgentState, Clock, NewAgent, Query, Task, Verbs
 
-from .ledger import Family, Ledger
+from .ledger import Family, Ledger, Rows
 from .metrics import value_of
 from .scaling import LABEL, Action, Decision, PoolLoad, PoolMemory, Pressure, ScalingPolicy, decide, system_pressure
 from .series import SeriesSet
@@ -21,6 +21,8 @@ _HERE: Final = frozenset({AgentState.STARTING, AgentState.READY, AgentState.SLEE
 _MOST_AT_ONCE: Final = 256
 _MOST_LISTED: Final = 1_000
 _WINDOW: Final = 300.0
+_ACTING: Final = 60.0
+"""Seconds after which a server that has not finished is taken to have been stopped."""
 
 
 def policy_id(namespace: str, pool_id: str) -> str:
@@ -58,7 +60,8 @@ class Pools:
         self._series = series
         self._clock = clock
         self._new_id = new_id
-        # Two turns at once would each see what the other has not done yet, and together go beyond the bounds.
+        # Two turns at once would each see what the other has not done yet, and together go beyond the bounds. Those of
+        # other servers are kept apart by what is remembered of the pool.
         self._one_at_a_time = asyncio.Lock()
 
     async def members(self, policy: ScalingPolicy) -> Members:
@@ -104,16 +107,21 @@ class Pools:
 
     async def _turn(self, policy: ScalingPolicy, *, force: bool, dry_run: bool) -> Decision:
         key = policy_id(policy.namespace, policy.id)
+        # First, so that what another server does from here on is noticed.
+        before = await self._ledger.find(MEMORIES, key) or PoolMemory()
         members = await self.members(policy)
         load = await self.load(policy, members)
-        before = await self._ledger.find(MEMORIES, key) or PoolMemory()
         now = self._clock.now()
         decision, after = decide(policy, load, self.pressure(), before, now, force=force)
         if dry_run:
             return decision
         if decision.action is not Action.MAINTAIN:
+            if not await self._ledger.change(lambda rows: _claimed(rows, key, before, now)):
+                why = "another server is changing the size of this pool"
+                return replace(decision, action=Action.MAINTAIN, recommended=decision.current, reason=why)
+            before = replace(before, acting_since=now)
             decision = replace(decision, agent_ids=await self._act(policy, members, decision))
-            after = replace(after, last=decision)
+            after = replace(after, last=decision, acting_since=0.0)
         if after != before:
             await self._ledger.change(lambda rows: rows.put(MEMORIES, key, after))
         return decision
@@ -135,6 +143,15 @@ class Pools:
         for first in range(0, number, _MOST_AT_ONCE):
             await self._verbs.spawn_agents(new[first : first + _MOST_AT_ONCE], namespace=policy.namespace)
         return tuple(agent.id for agent in new)
+
+
+def _claimed(rows: Rows, key: str, seen: PoolMemory, now: float) -> bool:
+    """Note that a decision is carried out, unless another server has decided since, or is at it."""
+    found = rows.find(MEMORIES, key) or PoolMemory()
+    if found != seen or now - found.acting_since < _ACTING:
+        return False
+    rows.put(MEMORIES, key, replace(found, acting_since=now))
+    return True
 
 
 def _fits(policy: ScalingPolicy, task: Task) -> bool:

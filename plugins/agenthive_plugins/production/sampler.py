@@ -1,4 +1,8 @@
-"""Looks at the running system every few seconds and writes what it sees into the series."""
+"""Looks at the running system every few seconds and writes what it sees into the series.
+
+What is one thing for the whole hive, its agents, tasks and whether it is up, is looked at by the replica that keeps the
+series. What every replica has of its own, calls and a machine, each looks at, and reports it where it keeps no series.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from .blame import Blame
 from .buckets import Bucket
 from .calls import FAULTS, Calls
 from .machine import Machine, cpu_percent, network_mbps
+from .report import Report
 from .series import SeriesSet
 from .uptime import Uptime, usable
 
@@ -39,8 +44,9 @@ class Sampler:
         vitals: Callable[[], VitalsReading],
         machine: Callable[[], Machine],
     ) -> None:
-        self._series = series
-        self._blame = blame
+        self._own, self._own_blame = series, blame
+        self._series: SeriesSet | Report = series
+        self._blame: Callable[[str, str, float, float], None] = blame.add
         self._calls = calls
         self._uptime = uptime
         self._vitals = vitals
@@ -49,11 +55,16 @@ class Sampler:
         self.slow = 1_000.0
         """Milliseconds from which on a call is somebody's fault: the shortest time a target promises."""
 
-    def look(self) -> float:
-        """Look once; returns the time of it."""
+    def look(self, report: Report | None = None) -> float:
+        """Look once; returns the time of it. With a report, only at what is this replica's own, and into that."""
         vitals, machine = self._vitals(), self._machine()
         now = vitals.time
-        self._uptime.look(now, up=usable(vitals.components))
+        if report is None:
+            self._series, self._blame = self._own, self._own_blame.add
+            self._uptime.look(now, up=usable(vitals.components))
+            self._hive(vitals, now)
+        else:
+            self._series, self._blame = report, report.blame
         self._gauges(vitals, machine, now)
         if self._before is not None:
             before, machine_before = self._before
@@ -70,12 +81,9 @@ class Sampler:
         if value is not None:
             self._series.gauge(name, now, value)
 
-    def _gauges(self, vitals: VitalsReading, machine: Machine, now: float) -> None:
+    def _hive(self, vitals: VitalsReading, now: float) -> None:
         agents = vitals.agents
         readings = {
-            "memory_usage_percent": machine.memory_percent,
-            "disk_usage_percent": machine.disk_percent,
-            "server_memory_mb": vitals.resident_bytes / _MEGABYTE if vitals.resident_bytes else None,
             "active_agents": float(sum(agents.get(state, 0) for state in IN_CONTACT)),
             "busy_agents": float(agents.get("BUSY", 0)),
             "total_sessions": float(vitals.sessions),
@@ -84,6 +92,12 @@ class Sampler:
         }
         for name, value in readings.items():
             self._gauge(name, now, value)
+
+    def _gauges(self, vitals: VitalsReading, machine: Machine, now: float) -> None:
+        self._gauge("memory_usage_percent", now, machine.memory_percent)
+        self._gauge("disk_usage_percent", now, machine.disk_percent)
+        if vitals.resident_bytes:
+            self._gauge("server_memory_mb", now, vitals.resident_bytes / _MEGABYTE)
         self._time("event_loop_lag_ms", now, vitals.event_loop_lag)
         if vitals.store_latency is not None:
             self._time("db_query_time_ms", now, vitals.store_latency)
@@ -109,7 +123,7 @@ class Sampler:
         for (method, code), count in calls.items():
             if code in FAULTS:
                 self._series.count("call_faults", now, count)
-                self._blame.add("fault", method, count, now)
+                self._blame("fault", method, count, now)
         for name, codes in _REFUSALS.items():
             self._series.count(name, now, sum(count for (_, code), count in calls.items() if code in codes))
 
@@ -117,7 +131,7 @@ class Sampler:
         for method, name, bucket in self._calls.take():
             self._series.add(name, now, bucket)
             self._series.add("response_time_ms", now, bucket)
-            self._blame.add("slow", method, bucket.above(self.slow), now)
+            self._blame("slow", method, bucket.above(self.slow), now)
 
 
 def _grown(before: Mapping[tuple[str, str], int], after: Mapping[tuple[str, str], int]) -> dict[tuple[str, str], int]:

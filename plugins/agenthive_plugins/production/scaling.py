@@ -130,6 +130,8 @@ class PoolMemory:
     changed: float = 0.0
     low_since: float = 0.0
     last: Decision | None = None
+    acting_since: float = 0.0
+    """When a server began to do what was decided, zero when none is at it."""
 
 
 def decide(

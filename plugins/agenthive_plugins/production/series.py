@@ -191,6 +191,10 @@ class SeriesSet:
         """The names there are, sorted."""
         return sorted(self._series)
 
+    def become(self, other: SeriesSet) -> None:
+        """Hold what another set holds, which is not used any more."""
+        self._recorded_from, self._series, self._touched = other._recorded_from, other._series, other._touched
+
     def take_touched(self) -> set[int]:
         """Return the spans of `TOUCHED` seconds in which something changed since the last time, by number."""
         touched, self._touched = self._touched, set()

@@ -50,13 +50,19 @@ class Uptime:
         self._late = max(_LATE * every, _LATE_SECONDS)
         self._last: float | None = None
 
-    def begin(self, last: LastLook | None, process: str, now: float) -> None:
-        """Take in how it was left. Only another process than this one leaves time in which the server was down."""
+    def begin(self, last: LastLook | None, process: str, now: float, here_since: float | None = None) -> None:
+        """Take in how it was left. Only another process than this one leaves time in which the server was down.
+
+        `here_since`: from when on this process was there, beside the one that looked last; from now on, if not given.
+        """
         self._last = now
-        if last is None or last.time >= now or last.switched_off:
+        if last is None or last.time >= now:
             return
-        if not process or process != last.process:
-            self._series.spread("down_seconds", last.time, now)
+        began = now if here_since is None else here_since
+        if last.time < began and not last.switched_off and (not process or process != last.process):
+            self._series.spread("down_seconds", last.time, began)
+        if began < now:
+            self._series.spread("up_seconds", max(last.time, began), now)
 
     def look(self, now: float, *, up: bool) -> None:
         """Add the time since the last look."""

@@ -85,6 +85,7 @@ class VitalsReading:
     agents: Mapping[str, int] = field(default_factory=dict)
     """Agents by the name of their state, as callers see it (IDLE, BUSY, …)."""
     sessions: int = 0
+    """In contact with any server. Tasks and agents are the hive's as well; calls, memory and time are this server's."""
     held_tasks: int = 0
     event_loop_lag: float = 0.0
     cpu_seconds: float = 0.0

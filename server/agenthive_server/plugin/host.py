@@ -148,9 +148,15 @@ class PluginHost:
             standing.settle(State.FAILED, error.message, self._clock.now())
 
     async def hand_over(self) -> None:
-        """Let other replicas do what of the plugins runs on one at a time: this one is about to stop."""
-        async with self._lock:
-            await self._rack.hand_over()
+        """Let other replicas do what of the plugins runs on one at a time: this one is about to stop.
+
+        A switch that takes long is not waited for: they have it at the latest when this one has stopped.
+        """
+        try:
+            async with asyncio.timeout(LAST_SWITCH), self._lock:
+                await self._rack.hand_over()
+        except TimeoutError:
+            _log.warning("plugins could not be handed over in time")
 
     async def close(self) -> None:
         """Close all, last opened first. A switch under way may finish, within reason."""

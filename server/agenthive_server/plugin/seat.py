@@ -30,6 +30,10 @@ LONGEST_PAUSE: Final = 30.0
 _log = logging.getLogger(__name__)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Unseated(Exception):
     """This replica has the role no more."""
 
@@ -131,6 +135,8 @@ class Seat:
     async def release(self) -> None:
         """Let another replica have it at once."""
         self._left, self._ready = True, False
+        # The role outlives whoever had it.
+        self._role.when_lost(_nothing)
         await self._role.release()
 
     def when_lost(self, tell: Callable[[], None]) -> None:

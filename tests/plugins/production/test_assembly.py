@@ -14,7 +14,7 @@ from grpc import aio
 
 Serve = Callable[..., Any]
 PREFIX = "agenthive_production_"
-LOOPS = {"sample", "alerts", "sla", "health", "security", "anomalies", "tidy", "webhooks"}
+LOOPS = {"sample", "alerts", "sla", "health", "security", "anomalies", "tidy", "webhooks", "report", "takes over"}
 
 
 def loops(hive: Any) -> set[str]:

@@ -90,6 +90,21 @@ async def test_what_was_not_delivered_survives_a_restart(desks: Desks, receiver:
     assert receiver.types == ["alert.fired"]
 
 
+async def test_what_another_server_wrote_is_sent_by_the_one_that_sends_and_once(desks: Desks, receiver: Any) -> None:
+    sends, other = desks([receiver.webhook()], INSIDE), desks([receiver.webhook()], INSIDE)
+    other.outbox.sending = False
+    await other.desk.see("f", Plan(), HOT)
+    assert other.outbox.waiting == 0
+    async with running(sends.outbox):
+        await sends.outbox.look()
+        await sends.outbox.look()
+        await eventually(lambda: receiver.bodies)
+        await eventually(lambda: sends.outbox.waiting == 0)
+        await sends.outbox.look()
+        assert sends.outbox.waiting == 0
+    assert receiver.types == ["alert.fired"]
+
+
 async def test_one_that_does_not_answer_holds_up_nobody_else(desks: Desks, receiver: Any) -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()

@@ -44,6 +44,25 @@ async def test_two_turns_at_once_do_not_go_beyond_the_bounds(pools: Pools) -> No
     assert len(await names(pools)) == 3
 
 
+async def test_two_servers_at_once_do_not_go_beyond_the_bounds(
+    hive: Hive, ledger: Ledger, series: SeriesSet, clock: ManualClock, new_id: Callable[[], str]
+) -> None:
+    verbs = PluginVerbs(hive.kernel, "production")
+    servers = [Pools(ledger, verbs, series, clock, new_id) for _ in range(3)]
+    policy = replace(POLICY, min_agents=3)
+    decisions = await asyncio.gather(*(server.turn(policy, force=True) for server in servers))
+    assert len(await names(servers[0])) == 3
+    assert sum(decision.action is Action.SCALE_UP for decision in decisions) == 1
+    # One that was killed in the middle is waited for no longer than a minute.
+    key = policy_id(policy.namespace, policy.id)
+    memory = await ledger.get(MEMORIES, key)
+    await ledger.change(lambda rows: rows.put(MEMORIES, key, replace(memory, acting_since=clock.now())))
+    more = replace(POLICY, min_agents=4)
+    assert (await servers[0].turn(more, force=True)).action is Action.MAINTAIN
+    clock.move(61)
+    assert (await servers[0].turn(more, force=True)).action is Action.SCALE_UP
+
+
 async def test_agents_of_others_are_neither_counted_nor_stopped(pools: Pools, hive: Hive) -> None:
     await hive.worker("stranger", role="worker", capabilities=("work",))
     await hive.worker("member", role="worker", capabilities=("work",), labels={LABEL: "p"})

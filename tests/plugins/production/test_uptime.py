@@ -32,6 +32,18 @@ def test_looks_in_time_are_up_time() -> None:
     assert story.seconds() == (60.0, 0.0)
 
 
+def test_where_another_server_was_there_meanwhile_nothing_was_down() -> None:
+    story = Story()
+    story.uptime.begin(LastLook(time=START, process="other"), "me", START + 60, START - 500)
+    assert story.seconds() == (60.0, 0.0)
+
+
+def test_what_was_down_is_until_the_first_server_was_there_again() -> None:
+    story = Story()
+    story.uptime.begin(LastLook(time=START, process="other"), "me", START + 60, START + 40)
+    assert story.seconds() == (20.0, 40.0)
+
+
 def test_a_store_that_is_away_is_down_time() -> None:
     story = Story()
     story.uptime.begin(None, "me", START)
