@@ -104,6 +104,8 @@ class Dispatcher:
         if agent is not None and session is not None and session.state is SessionState.OPEN:
             view.check(agent)
             view.check(session)
+            for ending in self._index.ending(agent_key):
+                view.check(ending)
         assigned, facts = attempts.assign(task, agent_key[1], session_id, now=now, floor=view.epoch_floor)
         view.put(assigned, *facts)
 

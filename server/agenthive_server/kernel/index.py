@@ -50,6 +50,8 @@ class Index:
         # Where others change records too: what is known of agents comes with the progress of their tasks, and a session
         # whose agents went to another one is told of.
         self.listens = False
+        # By agent: leases that ended in changes which were in flight then.
+        self._ending = _sets()
         self.deserted: Callable[[Key], None] = lambda _: None
         self.wake_supervisor: Callable[[], None] = lambda: None
         self.wake_dispatcher: Callable[[], None] = lambda: None
@@ -122,9 +124,25 @@ class Index:
         _discard(self.leases_by_agent, agent, key)
         _discard(self.leases_by_session, (key[0], session_id), key)
         self._used[agent] = self._used.get(agent, 0) - 1
+        if self.listens and self.memory.flight((Kind.TASK, key)) is not None:
+            self._ending[agent][key] = None
         record = self.memory.agent(agent)
         if record is not None and record.state is AgentState.DRAINING:
             self._unsettled(agent)
+
+    def ending(self, agent: Key) -> list[Task]:
+        """Return tasks of an agent whose ends are in flight: with another replica they may come to nothing.
+
+        Who takes their slots rests on them.
+        """
+        found: list[Task] = []
+        for key in list(self._ending.get(agent, ())):
+            task = self.memory.task(key)
+            if task is not None and self.memory.flight((Kind.TASK, key)) is not None:
+                found.append(task)
+            else:
+                _discard(self._ending, agent, key)
+        return found
 
     def _tell_pool(self) -> None:
         if self._used:
@@ -183,6 +201,7 @@ class Index:
         self._tell_pool()
         if agent is None:
             self.pool.remove_agent(key)
+            self._ending.pop(key, None)
             self.context_usage.pop(key, None)
             return
         obstacle = self._obstacle(agent)

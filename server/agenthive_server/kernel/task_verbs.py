@@ -146,6 +146,8 @@ class TaskVerbs:
                 return None
             view.check(record)
             view.check(session)
+            for ending in self._index.ending(agent.key):
+                view.check(ending)
             self._dispatching.check(view)
         taken.take(agent)
         return attempts.assign(task, agent.key[1], agent.session_id, now=now, floor=view.epoch_floor)

@@ -84,9 +84,11 @@ class SharedStore(FaultyStore):
         self._recover = recover
 
     async def _rejoined(self) -> None:
+        # The row may be lost again meanwhile: without one nothing may be committed.
+        fence = self.tenure.fence
         if self._recover is not None:
             await self._recover()
-        self.fence = self.tenure.fence
+        self.fence = fence
 
     async def listen(self, heard: Callable[[int], None]) -> SharedEar:
         """Call back with the head of the log after every commit on the database."""

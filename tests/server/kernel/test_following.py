@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import pytest
 from agenthive_server.events.log import EventLog
 from agenthive_server.events.notifier import LocalNotifier
+from agenthive_server.kernel.agents import Agent, AgentSpec, AgentState
 from agenthive_server.kernel.changes import ChangeSet, Conflicted, Outcome
 from agenthive_server.kernel.clock import ManualClock, settle
 from agenthive_server.kernel.errors import KernelError, StoreUnavailable
@@ -17,7 +18,8 @@ from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.memory import is_open
 from agenthive_server.kernel.messages import Message, MessageState
 from agenthive_server.kernel.records import Kind, Payload, Record, Ref
-from agenthive_server.kernel.tasks import Progress, Task, TaskState
+from agenthive_server.kernel.sessions import Session
+from agenthive_server.kernel.tasks import Lease, Progress, Task, TaskState
 from agenthive_server.storage.committer import Committer
 from agenthive_server.testing.shared_database import SharedDatabase
 from agenthive_server.testing.shared_store import SOME, SharedStore
@@ -397,6 +399,30 @@ async def test_a_ring_during_a_commit_that_changes_nothing_is_heard(pair: tuple[
     assert isinstance(await waiting, Conflicted)
     await two.clock.advance(0.1)
     assert two.told == [1, 2]
+
+
+async def test_a_slot_whose_lease_did_not_end_after_all_is_not_given_away(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    agent = Agent(
+        namespace="default", id="a", revision=1, spec=AgentSpec(slots=1), state=AgentState.READY, session_id="s"
+    )
+    session = Session(namespace="default", id="s", revision=1)
+    lease = Lease(agent_id="a", session_id="s", epoch=1, assign_time=1.0)
+    held = task("held", state=TaskState.RUNNING, lease=lease, lease_epoch=1, attempt=1)
+    await one.commit(agent, session, held, task("next"))
+    await two.catch_up()
+    # One cancels what two takes to be done; two has it and what follows from it in flight.
+    await one.commit(held.evolve(revision=2, state=TaskState.CANCEL_REQUESTED))
+    two.store.before = Held()
+    done = asyncio.create_task(two.commit(held.evolve(revision=2, state=TaskState.SUCCEEDED, lease=None)))
+    await settle()
+    assigning = asyncio.create_task(two.kernel.dispatcher.wave())
+    await settle()
+    two.store.before.open()
+    assert isinstance(await done, Conflicted)
+    assert not await assigning
+    stored = await two.store.get(Kind.TASK, [("default", "next"), ("default", "held")])
+    assert [record.lease for record in stored if isinstance(record, Task)] == [None, lease]
 
 
 # Any order -----------------------------------------------------------------------------------------------------------

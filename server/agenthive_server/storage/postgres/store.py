@@ -107,9 +107,11 @@ class PostgresStore:
         self._recover = recover
 
     async def _rejoined(self) -> None:
+        # The row may be lost again meanwhile: without one nothing may be committed.
+        fence = self.tenure.fence
         if self._recover is not None:
             await self._recover()
-        self._writer.fence = self.tenure.fence
+        self._writer.fence = fence
 
     @property
     def _links(self) -> tuple[Link | Links, ...]:

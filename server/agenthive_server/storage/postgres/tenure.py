@@ -123,7 +123,8 @@ class Tenure:
     async def begin(self) -> None:
         """Join, and keep the place from then on. Raises `StoreUnavailable`."""
         await self._join()
-        await self._look()
+        if not await self._kept():
+            raise StoreUnavailable(EXPELLED)
         self._renewing = asyncio.create_task(self._run())
 
     async def end(self) -> None:
@@ -199,13 +200,40 @@ class Tenure:
         return Roster(rows, roster.now)
 
     async def _again(self) -> None:
-        """Join again: with a row that no commit under way rests on, and begin to act when all is known."""
+        """Join again: with a row that no commit under way rests on, and begin to act when all is known.
+
+        The place is kept meanwhile, however long that takes; if it is lost again, this is for the next time.
+        """
         await self._join()
-        await self._look()
-        await self.rejoined()
+        if not await self._kept():
+            return
+        recovering = asyncio.ensure_future(self.rejoined())
+        try:
+            await self._wait(recovering)
+            while not recovering.done():
+                if not await self._kept():
+                    return
+                await self._wait(recovering)
+            await recovering
+        finally:
+            recovering.cancel()
+            await asyncio.gather(recovering, return_exceptions=True)
         _log.warning("replica_joined_again", extra={"replica": self.me})
         self.rejoined_count += 1
         self._back()
+
+    async def _kept(self) -> bool:
+        """Look; whether this server still has its row."""
+        await self._look()
+        return self._own is not None
+
+    async def _wait(self, work: asyncio.Future[None]) -> None:
+        """Wait for the end of some work, or until it is time for the next look."""
+        sleep = asyncio.ensure_future(self._clock.sleep(self._pause()))
+        try:
+            await asyncio.wait((work, sleep), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleep.cancel()
 
     def _back(self) -> None:
         self.lost = ""

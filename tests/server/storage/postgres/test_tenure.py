@@ -12,7 +12,7 @@ import pytest
 from agenthive_server.kernel.changes import COMMITTED
 from agenthive_server.kernel.clock import ManualClock, settle
 from agenthive_server.kernel.errors import StoreUnavailable
-from agenthive_server.kernel.records import Kind
+from agenthive_server.kernel.records import Kind, RoleRecord
 from agenthive_server.storage.postgres.clock import DatabaseClock
 from agenthive_server.storage.postgres.roles import RENEWED_EVERY, SPAN
 from agenthive_server.storage.postgres.store import PostgresStore
@@ -151,6 +151,85 @@ async def test_one_that_was_expelled_joins_again_and_knows_all_anew_although_the
     await eventually(lambda: not asleep.tenure.lost)
     assert told == ["away", "joins in vain", "recovers", "recovers"]
     assert await asleep.commit([changing(task("a"))]) == [COMMITTED]
+
+
+class Recovering:
+    """A replica that was expelled, and that is reading everything anew until it is told to go on."""
+
+    def __init__(self, store: PostgresStore, other: PostgresStore, own_clock: ManualClock) -> None:
+        self.store = store
+        self.other = other
+        self.own_clock = own_clock
+        self.began = 0
+        self.go_on = asyncio.Event()
+        store.tenure.process, other.tenure.process = "1:there", "2:elsewhere"
+        store.follow(caught_up=_nothing, went=lambda: None, recover=self._recover, facts=str)
+
+    async def _recover(self) -> None:
+        self.began += 1
+        await self.go_on.wait()
+
+    async def expel(self) -> None:
+        """Have it replaced, as if its time were over."""
+        row = (await self.other.get(Kind.ROLE, [("", f"replica/{self.store.tenure.me}")]))[0]
+        assert isinstance(row, RoleRecord)
+        assert await self.other.leases.expel(row, gone=True)
+
+    async def live(self, seconds: float) -> None:
+        """Let its time go on."""
+        await tick(self.own_clock, seconds)
+
+
+async def _nothing() -> None:
+    pass
+
+
+@pytest.fixture
+async def recovering(new_store: NewStore) -> Recovering:
+    own, clock = ManualClock(1_000.0), ManualClock(1_000.0)
+    scene = Recovering(new_store(clock=own, now=clock.now), new_store(clock=ManualClock(1_000.0), now=clock.now), own)
+    await scene.store.open()
+    await scene.other.open()
+    return scene
+
+
+async def test_one_that_takes_long_to_know_all_anew_keeps_its_place_meanwhile(recovering: Recovering) -> None:
+    store = recovering.store
+    await recovering.expel()
+    await recovering.live(2 * RENEWED_EVERY)
+    await eventually(lambda: recovering.began == 1)
+    looks = store.tenure._looks
+    await recovering.live(3 * RENEWED_EVERY)
+    await eventually(lambda: store.tenure._looks > looks + 1)
+    assert store.tenure.lost
+    with pytest.raises(StoreUnavailable):
+        await store.commit([changing(task("early"))])
+    recovering.go_on.set()
+    await recovering.live(RENEWED_EVERY)
+    await eventually(lambda: not store.tenure.lost)
+    assert await store.commit([changing(task("a"))]) == [COMMITTED]
+    assert recovering.began == 1
+
+
+async def test_one_that_is_replaced_again_at_once_commits_nothing_until_it_is_there(recovering: Recovering) -> None:
+    store, join = recovering.store, recovering.store.leases.join
+    recovering.go_on.set()
+
+    async def join_in_vain(replica: str, process: str, revision: int, facts: str = "") -> RoleRecord:
+        row = await join(replica, process, revision, facts)
+        await recovering.expel()
+        return row
+
+    store.leases.join = join_in_vain  # type: ignore[method-assign] # as if it had stood still there
+    await recovering.expel()
+    await recovering.live(3 * RENEWED_EVERY)
+    with pytest.raises(StoreUnavailable):
+        await store.commit([changing(task("a"))])
+    assert store.tenure.lost
+    store.leases.join = join  # type: ignore[method-assign] # as it was
+    await recovering.live(3 * RENEWED_EVERY)
+    await eventually(lambda: not store.tenure.lost)
+    assert await store.commit([changing(task("b"))]) == [COMMITTED]
 
 
 async def test_one_that_could_not_renew_in_time_but_was_not_replaced_goes_on(new_store: NewStore) -> None:
