@@ -72,6 +72,7 @@ class AgentVerbs:
                     agent, facts = transitions.spawn(caller.namespace, agent_id, spec, now=now, floor=floor)
                     made.append(view.put(agent, *facts))
                 elif use_existing:
+                    view.check(existing)
                     made.append(existing)
                 else:
                     raise Exists(
@@ -177,6 +178,9 @@ class AgentVerbs:
             changed, facts = change(agent)
             if facts or changed is not agent:
                 changed = view.put(changed, *facts)
+            else:
+                # That there is nothing to do is a claim about the agent, which this replica may see too late.
+                view.check(agent)
             remember(view, caller, [agent_id], self._clock.now())
             return changed
 

@@ -86,6 +86,7 @@ class TaskVerbs:
                             spec = self._amended(before, view, caller, task_id, spec, made)
                         made[task_id] = self._new_task(view, caller.namespace, task_id, spec, made, taken)
                     elif use_existing:
+                        view.check(existing)
                         made[task_id] = cast(Task, existing)
                     else:
                         why = f"task_id {task_id!r} is in use"
@@ -231,6 +232,9 @@ class TaskVerbs:
             changed, facts = change(view, task)
             if facts or changed is not task:
                 changed = view.put(changed, *facts)
+            else:
+                # That there is nothing to do is a claim about the task, which this replica may see too late.
+                view.check(task)
             remember(view, caller, [task_id], self._clock.now())
             return changed
 

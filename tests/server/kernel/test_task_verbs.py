@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from agenthive_server.kernel import transitions
+from agenthive_server.kernel.changes import COMMITTED, ChangeSet
 from agenthive_server.kernel.errors import BadRequest, Exists, NotFound, Refused
-from agenthive_server.kernel.records import Payload
+from agenthive_server.kernel.records import Kind, Payload
 from agenthive_server.kernel.session_items import Accept, Beat, Cancel, HandBack, Pause, Reject, Result, Revoke
 from agenthive_server.kernel.task_verbs import NewTask
 from agenthive_server.kernel.tasks import ErrorClass, RetryPolicy, TaskError, TaskSpec, TaskState, Timeouts
@@ -275,3 +277,14 @@ async def test_a_handed_back_task_carries_its_checkpoint_and_counts_nothing(hive
     await hive.settle()
     second = worker.assignments()[-1]
     assert (second.checkpoint, second.task.attempt, second.task.counted_attempts) == (b"half", 2, 0)
+
+
+async def test_that_there_is_nothing_to_do_is_said_of_the_task_as_it_is_not_as_it_was(hive: Hive) -> None:
+    await hive.delegate("t")
+    paused = await hive.kernel.tasks.pause(hive.caller(), "t")
+    # Another replica resumes it, and this one has not heard of that.
+    resumed = transitions.resume(paused, now=1.0)[0].evolve(revision=paused.revision + 1)
+    assert await hive.store.commit([ChangeSet(puts={resumed.ref: resumed})]) == [COMMITTED]
+    again = await hive.kernel.tasks.pause(hive.caller("with a request id, so that something is written"), "t")
+    assert (again.state, again.revision) == (TaskState.PAUSED, resumed.revision + 1)
+    assert await hive.store.get(Kind.TASK, [again.key]) == [again]
