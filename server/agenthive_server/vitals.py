@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import cast
 
@@ -41,6 +42,7 @@ LATE_RING = 1.0
 """Seconds after which readers look by themselves: a ring that takes longer is of no use."""
 
 
+@cache
 def server_version() -> str:
     """Return the version of the installed package."""
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 from agenthive_server.front import Front
 from agenthive_server.kernel.clock import ManualClock
@@ -37,3 +39,9 @@ def test_insecure_is_the_operators_word() -> None:
     told.require_tls()
     told.require_protected(authenticated=False)
     assert not told.exposed()
+
+
+@pytest.mark.parametrize("everywhere", ["0.0.0.0", "[::]"])
+def test_what_listens_everywhere_is_shown_under_the_name_of_the_machine(everywhere: str) -> None:
+    assert front(listen="10.0.0.7:0").shown(7) == "10.0.0.7:7"
+    assert front(listen=f"{everywhere}:0").shown(7) == f"{socket.gethostname()}:7"

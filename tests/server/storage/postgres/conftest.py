@@ -103,6 +103,11 @@ class _Line:
             if transport is not None:
                 transport.abort()
 
+    def mute(self) -> None:
+        for transport in (self._here, self._there):
+            if transport is not None and not transport.is_closing():
+                transport.pause_reading()
+
 
 class Network:
     """What lies between a store and its database: passes everything on, but for the COMMITs it is told to spoil.
@@ -136,6 +141,11 @@ class Network:
         task = asyncio.create_task(work)
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+
+    def mute(self) -> None:
+        """Pass nothing on any more that belongs to a connection there is, and let nobody know."""
+        for line in self.lines:
+            line.mute()
 
     def cut(self) -> None:
         """Reset every connection."""

@@ -271,6 +271,21 @@ async def test_without_a_database_one_is_away_and_closes_soon(distant: PostgresS
         await distant.close()
 
 
+async def test_a_database_that_says_nothing_is_noticed_when_the_row_ends(
+    distant: PostgresStore, network: object
+) -> None:
+    away = asyncio.Event()
+    distant.tenure.went = away.set
+    began = asyncio.get_running_loop().time()
+    network.mute()  # type: ignore[attr-defined] # the network of this folder's conftest
+    await asyncio.wait_for(away.wait(), 30)
+    # Not after the 15 seconds that any other question may take.
+    assert asyncio.get_running_loop().time() - began < SPAN + 3 * RENEWED_EVERY + 2
+    # Over new connections it is back.
+    await eventually(lambda: not distant.tenure.lost)
+    network.cut()  # type: ignore[attr-defined] # the network of this folder's conftest
+
+
 _SERVER = """
 import asyncio, sys
 from agenthive_server.kernel.clock import SystemClock
