@@ -152,6 +152,7 @@ class World:
             server.require_well()
             if self.knows_all(server):
                 await self.checks.memory(server.kernel)
+                await self.checks.progress(server.kernel)
             if thoroughly:
                 self.checks.index(server.kernel)
             else:

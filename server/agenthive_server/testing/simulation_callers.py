@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from agenthive_server.kernel.agent_verbs import NewAgent
 from agenthive_server.kernel.agents import AgentSpec
 from agenthive_server.kernel.decide import Caller
-from agenthive_server.kernel.errors import Conflict, KernelError, OutcomeUnknown, Overloaded, StoreUnavailable
+from agenthive_server.kernel.errors import Conflict, KernelError, NotFound, OutcomeUnknown, Overloaded, StoreUnavailable
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.records import Payload
 from agenthive_server.kernel.task_verbs import NewTask
@@ -96,6 +97,8 @@ class SimulatedCaller:
             assert not first, "the same tasks were delegated twice"
             first = names
             world.delegated |= names
+            for task in made:
+                world.revisions[task.id] = max(task.revision, world.revisions.get(task.id, 0))
             stored = {task.id for task in await world.tasks()}
             assert names <= stored, "acknowledged before it was stored"
 
@@ -131,6 +134,8 @@ class SimulatedCaller:
         )
 
     async def _change(self) -> None:
+        from .simulation import Gone
+
         if not self._tasks:
             return
         dice = self._world.dice
@@ -145,7 +150,12 @@ class SimulatedCaller:
             lambda k, c: k.tasks.respond(c, name, answer),
             lambda k, c: k.tasks.review(c, name, dice.random() < 0.6, "look again"),
         ]
-        await self._mutate(dice.choice(verbs))
+        changed = await self._mutate(dice.choice(verbs))
+        if changed is not None:
+            revisions = self._world.revisions
+            revisions[name] = max(changed.revision, revisions.get(name, 0))
+            with suppress(Gone, KernelError):
+                await self._read(name)
 
     async def _ask(self) -> None:
         from .simulation import Gone
@@ -154,11 +164,23 @@ class SimulatedCaller:
             return
         name = self._world.dice.choice(self._tasks[-15:])
         try:
+            await self._read(name)
             task = await self._world.call(lambda k: k.queries.wait(NAMESPACE, name, timeout=3.0))
             assert name == task.id
             await self._world.call(lambda k: k.queries.explain(NAMESPACE, task_id=name))
         except (Gone, KernelError):
             pass
+
+    async def _read(self, name: str) -> None:
+        """Read a task, wherever: what anybody was told of before is there."""
+        known = self._world.revisions.get(name, 0)
+        try:
+            task, _ = await self._world.call(lambda k: k.queries.get(NAMESPACE, name))
+        except NotFound:
+            assert not known, f"{name} is not there, though revision {known} of it was acknowledged"
+            raise
+        assert task.revision >= known, f"{name} was shown at {task.revision} after {known} was acknowledged"
+        self._world.revisions[name] = max(task.revision, self._world.revisions.get(name, 0))
 
     async def _send(self) -> None:
         dice = self._world.dice

@@ -153,6 +153,15 @@ class Checks:
                     assert known is not None
                     assert is_open(known), f"{ref} is over and yet kept among the open ones"
 
+    async def progress(self, kernel: Kernel) -> None:
+        """Check that memory has how far open tasks are, and the progress of no others."""
+        stored = {record.key: record for record in await self._store.scan(Kind.PROGRESS)}
+        for task in kernel.memory.all(Task):
+            ref = (Kind.PROGRESS, task.key)
+            if kernel.memory.flight((Kind.TASK, task.key)) is None and kernel.memory.flight(ref) is None:
+                known = kernel.memory.committed(ref)
+                assert known == stored.get(task.key), _differ(ref, known, stored.get(task.key))
+
     def index(self, kernel: Kernel) -> None:
         """Check that the index and the pool are what follows from the latest records."""
         fresh = _derived(kernel, self._clock)
