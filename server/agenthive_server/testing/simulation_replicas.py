@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from contextlib import suppress
+from functools import partial
 
 from agenthive_server.kernel.agents import Agent
 from agenthive_server.kernel.changes import ChangeSet
+from agenthive_server.kernel.decide import Caller
 from agenthive_server.kernel.errors import StoreUnavailable
+from agenthive_server.kernel.events import EventType
+from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.records import Kind
 from agenthive_server.kernel.sessions import Session, SessionState
-from agenthive_server.kernel.tasks import Task
+from agenthive_server.kernel.task_verbs import NewTask
+from agenthive_server.kernel.tasks import Task, TaskSpec, Timeouts
 from agenthive_server.storage.memory import MemoryStore
 from agenthive_server.storage.postgres.roles import REPLICA, SPAN
 from agenthive_server.storage.postgres.writer import Fence
@@ -23,10 +28,15 @@ from agenthive_server.storage.postgres.writer import Fence
 from .faults import FaultyStore
 from .shared_database import SharedDatabase
 from .shared_store import SharedStore
-from .simulation import World, replay
+from .simulation import NAMESPACE, World, replay
 from .simulation_server import LIMITS, SimulatedServer
 
 REPLICAS = 3
+PAUSES = 12
+
+LOST = ("LEASE_LOST", "HEARTBEAT_TIMEOUT", "AGENT_GONE")
+"""Why leases end that nobody wanted to end."""
+
 PATIENCE = 15.0
 """Seconds after which a caller goes to another replica."""
 
@@ -191,6 +201,41 @@ class ReplicatedWorld(World):
         assert len(roles) == 1, f"{roles} dispatch"
         there = {name for name in self.database.rows() if name.startswith(REPLICA)}
         assert there == {REPLICA + name for name in servers}, there
+
+
+class PausedWorld(ReplicatedWorld):
+    """Good weather, but for replicas that stand still now and then: each time for less than the grace of sessions."""
+
+    async def live(self) -> None:
+        """Work, with pauses; none of them costs a lease."""
+        self.calm = True
+        await self.begin()
+        self._people()
+        # A worker that was never welcomed comes as another.
+        await self.clock.sleep(5.0)
+        spec = TaskSpec(type="work", timeouts=Timeouts(heartbeat=LIMITS.reconnect_grace))
+        for number in range(PAUSES):
+            tasks = [NewTask(spec, f"t{number}-{n}") for n in range(4)]
+            await self.call(partial(_delegating, tasks), self.dice.choice(self.servers))
+            server = self.dice.choice(self.servers)
+            server.process.stopped = True
+            await self.clock.sleep(self.dice.uniform(1.0, LIMITS.reconnect_grace))
+            server.process.go_on()
+            await self.clock.sleep(self.dice.uniform(2.0, 8.0))
+        await self._come_to_an_end()
+        for event in self.disk._events:
+            assert event.type is not EventType.SESSION_ENDED, f"a session ended: {event}"
+            assert event.data.get("reason") not in LOST, f"a lease was lost: {event}"
+        await self._end()
+
+
+async def _delegating(tasks: list[NewTask], kernel: Kernel) -> None:
+    await kernel.tasks.delegate(Caller(namespace=NAMESPACE), tasks)
+
+
+def simulate_pauses(seed: int) -> ReplicatedWorld:
+    """Let replicas stand still for less than the grace; raises `SimulationFailed` when that costs a lease."""
+    return replay(PausedWorld(seed), "test_simulation_replicas.py")
 
 
 def simulate_replicas(seed: int) -> ReplicatedWorld:

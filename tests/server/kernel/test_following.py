@@ -12,7 +12,8 @@ from agenthive_server.events.notifier import LocalNotifier
 from agenthive_server.kernel.agents import Agent, AgentSpec, AgentState
 from agenthive_server.kernel.changes import ChangeSet, Conflicted, Outcome
 from agenthive_server.kernel.clock import ManualClock, settle
-from agenthive_server.kernel.errors import KernelError, StoreUnavailable
+from agenthive_server.kernel.decide import Decisions, View
+from agenthive_server.kernel.errors import KernelError, Refused, StoreUnavailable
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.memory import is_open
@@ -378,6 +379,63 @@ async def test_fresh_waits_until_what_was_committed_before_is_known(pair: tuple[
     with pytest.raises(StoreUnavailable):
         await two.kernel.decisions.fresh()
     assert two.following.failing
+
+
+async def test_a_refusal_and_an_answer_without_a_change_wait_until_all_is_known_but_a_change_does_not(
+    pair: tuple[Node, Node],
+) -> None:
+    one, two = pair
+    await one.commit(task())
+    await two.catch_up()
+    await one.commit(task(revision=2, state=TaskState.PAUSED))
+    asked = 0
+
+    async def fresh() -> None:
+        nonlocal asked
+        asked += 1
+        await two.catch_up()
+
+    decisions = Decisions(two.memory, two.store, two.committer.submit, fresh)
+    seen: list[int] = []
+
+    def read(view: View) -> int:
+        seen.append(view.task("default", "t").revision)
+        return seen[-1]
+
+    def refuse_old(view: View) -> int:
+        found = read(view)
+        if found < 3:
+            raise Refused(f"revision {found}")
+        return found
+
+    assert await decisions.run(read) == 2
+    assert (seen, asked) == ([1, 2], 1)
+    await one.commit(task(revision=3))
+    seen.clear()
+    assert await decisions.run(refuse_old) == 3
+    assert (seen, asked) == ([2, 3], 2)
+    # What is late and collides looks at what it collided with, and waits for nothing else.
+    await one.commit(task(revision=4, priority=1))
+    seen.clear()
+
+    def change(view: View) -> int:
+        record = view.task("default", "t")
+        seen.append(record.revision)
+        return view.put(record.evolve(update_time=7.0)).revision
+
+    assert await decisions.run(change) == 5
+    assert (seen, asked) == ([3, 4], 2)
+
+
+async def test_a_refusal_that_cannot_be_made_sure_of_is_not_made(pair: tuple[Node, Node]) -> None:
+    _, two = pair
+
+    async def fresh() -> None:
+        raise StoreUnavailable("down")
+
+    decisions = Decisions(two.memory, two.store, two.committer.submit, fresh)
+    with pytest.raises(StoreUnavailable):
+        await decisions.run(lambda view: view.task("default", "nobody"))
 
 
 async def _down() -> None:

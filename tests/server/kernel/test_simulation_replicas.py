@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from agenthive_server.testing.simulation_replicas import simulate_replicas
+from agenthive_server.testing.simulation_replicas import simulate_pauses, simulate_replicas
 
 SEEDS = 40
 PARTS = 20
@@ -18,6 +18,13 @@ PARTS = 20
 def test_the_invariants_hold_and_all_comes_to_its_end(part: int, soak_seed: int, soak_rounds: int | None) -> None:
     for seed in range(soak_seed + part, soak_seed + (soak_rounds or SEEDS), PARTS):
         simulate_replicas(seed)
+
+
+@pytest.mark.simulation
+@pytest.mark.timeout(600)
+def test_a_pause_shorter_than_the_grace_costs_no_lease(soak_seed: int, soak_rounds: int | None) -> None:
+    for seed in range(soak_seed, soak_seed + (soak_rounds or SEEDS) // 4):
+        simulate_pauses(seed)
 
 
 @pytest.mark.simulation
