@@ -262,13 +262,8 @@ class Harm:
         return self._now()
 
     async def _all_in_contact(self) -> None:
-        async def there() -> bool:
-            try:
-                return await in_contact(self.clients["balancer"], self.agents)
-            except HiveError:
-                return False
-
-        await eventually(there, what="all agents are in contact")
+        balancer = self.clients["balancer"]
+        await eventually(lambda: in_contact(balancer, self.agents), what="all agents are in contact")
 
     @staticmethod
     def _now() -> float:

@@ -11,6 +11,7 @@ from typing import cast
 
 import asyncpg  # type: ignore[import-untyped]  # ships without types
 from agenthive.client import Client
+from agenthive.errors import HiveError
 
 from agenthive_server.kernel.clock import SystemClock
 from agenthive_server.kernel.events import Event
@@ -164,6 +165,9 @@ async def open_replicas(
 
 
 async def in_contact(client: Client, count: int) -> bool:
-    """Return whether so many agents are in contact."""
-    found = [agent async for agent in client.list_agents()]
+    """Return whether so many agents are in contact; not while nobody can be asked."""
+    try:
+        found = [agent async for agent in client.list_agents()]
+    except HiveError:
+        return False
     return sum(bool(agent.session_id) for agent in found) >= count
