@@ -334,3 +334,38 @@ async def test_a_process_of_another_machine_is_not_taken_for_dead(new_store: New
     assert other.tenure.there(held.tenure.me)
     await tick(clock, 2)
     await eventually(lambda: not other.tenure.there(held.tenure.me))
+
+
+async def test_to_wait_for_a_role_costs_the_database_nothing(
+    new_store: NewStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = new_store(), new_store()
+    await one.open()
+    await two.open()
+    roles = [one.tenure.role(f"plugin/{number}") for number in range(20)]
+    for role in roles:
+        await role.acquire()
+    await eventually(lambda: two.tenure.roster.holder("plugin/19") == one.tenure.me)
+    asked: list[str] = []
+    monkeypatch.setattr(two.tenure._leases, "take", lambda name, own: asked.append(name))
+    waiting = [asyncio.create_task(two.tenure.role(role.name).acquire()) for role in roles]
+    looks = two.tenure._looks
+    await eventually(lambda: two.tenure._looks >= looks + 3)
+    assert asked == []
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_whoever_has_a_role_is_told_when_it_is_lost_by_whatever_way(new_store: NewStore) -> None:
+    store = new_store()
+    await store.open()
+    role, told = store.tenure.role("plugin/p"), list[str]()
+    role.when_lost(lambda: told.append("lost"))
+    await role.release()
+    assert told == []
+    for lose in (role.release, store.tenure.retire):
+        await role.acquire()
+        await lose()
+        assert told.pop() == "lost"
+        assert not role.held
