@@ -129,7 +129,9 @@ def inline() -> dict[str, float]:
 
     from tests.bench.plugin_fleet import Measure, label
 
-    cell = Cell("bench", Failure.OPEN, Running(), Bounds(), SystemClock(), lambda *_: None)
+    # A machine with other work to do must not switch it off: what is off costs nothing.
+    bounds = Bounds(inline=60.0)
+    cell = Cell("bench", Failure.OPEN, Running(), bounds, SystemClock(), lambda *_: None)
     hook = guard_hook(label, cell.act("HOOK", "before_delegate"), frozenset({"priority"}))
     task = Delegating(namespace="default", task_id="t", spec=TaskSpec(type="bench"))
 
