@@ -22,6 +22,10 @@ from .sampler import Sampler
 from .series import SeriesSet
 from .uptime import LastLook, Uptime
 
+_LATE = 3.0
+_PATIENCE = 2.0
+"""Seconds a caller waits where nobody has looked for so many intervals."""
+
 
 class Measuring:
     """The series, and whoever writes them: `load`, then `turn` again and again, at the end `save` or `hand_over`."""
@@ -49,6 +53,7 @@ class Measuring:
         self._replica = ctx.new_id()
         self._report = Report()
         self._reading = asyncio.Lock()
+        self._kept = asyncio.Event()
         self._fresh_until = 0.0
         self._process, age = process_identity(), process_age()
         self.started = clock.now() - age if age is not None else None
@@ -56,11 +61,13 @@ class Measuring:
 
     async def load(self) -> None:
         """Keep the series from now on, from what is stored."""
-        last, sequence = await self._keeper.load()
-        self.outcomes.begin(sequence)
-        self._uptime.begin(last, self._process, self._ctx.clock.now(), self._here_since)
-        self.keeping = self._unsaved = True
-        self._sampler.look()
+        async with self._reading:
+            last, sequence = await self._keeper.load()
+            self.outcomes.begin(sequence)
+            self._uptime.begin(last, self._process, self._ctx.clock.now(), self._here_since)
+            self.keeping = self._unsaved = True
+            self._sampler.look()
+            self._kept.set()
 
     async def turn(self) -> None:
         """Look, add what other replicas report, and store what is new."""
@@ -85,16 +92,22 @@ class Measuring:
 
     async def fresh(self) -> None:
         """Know what another replica has stored of the series lately, where this one does not keep them."""
-        clock = self._ctx.clock
+        clock, every = self._ctx.clock, self._ctx.config.sample_interval_seconds
         async with self._reading:
             if self.keeping or clock.monotonic() < self._fresh_until:
                 return
-            await self._keeper.load()
-            self._fresh_until = clock.monotonic() + self._ctx.config.sample_interval_seconds
+            last, _ = await self._keeper.load()
+            self._fresh_until = clock.monotonic() + every
+        if last is None or clock.now() - last.time > _LATE * every:
+            # Nobody keeps them: this replica is about to, or another one; what was down meanwhile is known then.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await self._kept.wait()
 
     async def hand_over(self) -> None:
         """Store everything that is new, for whichever replica keeps the series from now on."""
         self.keeping = False
+        self._kept.clear()
         await self._save()
         self._unsaved = False
 
