@@ -12,7 +12,7 @@ from .messages import Message, MessageState
 from .pool import Pool
 from .records import Key, Kind, Record, Ref
 from .sessions import Session, SessionState
-from .tasks import Progress, Task, TaskState
+from .tasks import Lease, Progress, Task, TaskState
 from .timers import Timers
 from .transitions import next_deadline
 
@@ -77,7 +77,7 @@ class Index:
 
     def _task(self, key: Key, old: Task | None, new: Task | None) -> None:
         was, now = old.lease if old is not None else None, new.lease if new is not None else None
-        if was is not now and (was is None or now is None or was.epoch != now.epoch):
+        if was is not now and (was is None or now is None or _differ(was, now)):
             if was is not None:
                 self._lease_ended(key, was.agent_id, was.session_id)
             if now is not None and new is not None:
@@ -266,6 +266,11 @@ class Index:
     def open_leases(self, key: Key) -> int:
         """Return how many leases an agent holds."""
         return len(self.leases_by_agent.get(key, ()))
+
+
+def _differ(one: Lease, other: Lease) -> bool:
+    """Whether two leases of a task are not the same: of an epoch there are two where one comes to nothing."""
+    return one.epoch != other.epoch or one.agent_id != other.agent_id or one.session_id != other.session_id
 
 
 def _agent_deadline(agent: Agent) -> float | None:

@@ -28,7 +28,7 @@ from agenthive_server.storage.postgres.writer import Fence
 from .faults import FaultyStore
 from .shared_database import SharedDatabase
 from .shared_store import SharedStore
-from .simulation import NAMESPACE, World, replay
+from .simulation import NAMESPACE, Gone, World, replay
 from .simulation_server import LIMITS, SimulatedServer
 
 REPLICAS = 3
@@ -154,8 +154,9 @@ class ReplicatedWorld(World):
         if self.calm:
             for server in self.servers:
                 committed, following = self.database.group_count, server.kernel.following
-                await self.call(lambda kernel: kernel.decisions.fresh(), server)
                 assert following is not None
+                with suppress(Gone):
+                    await self.call(lambda kernel: kernel.decisions.fresh(), server)
                 assert following.group >= committed, f"{server.name} does not catch up"
             self._attended()
         await super().look(thoroughly=thoroughly)

@@ -12,7 +12,7 @@ from agenthive_server.events.notifier import LocalNotifier
 from agenthive_server.kernel.agents import Agent, AgentSpec, AgentState
 from agenthive_server.kernel.changes import ChangeSet, Conflicted, Outcome
 from agenthive_server.kernel.clock import ManualClock, settle
-from agenthive_server.kernel.decide import Decisions, View
+from agenthive_server.kernel.decide import Caller, Decisions, View
 from agenthive_server.kernel.errors import KernelError, Refused, StoreUnavailable
 from agenthive_server.kernel.events import Event
 from agenthive_server.kernel.kernel import Kernel
@@ -20,7 +20,8 @@ from agenthive_server.kernel.memory import is_open
 from agenthive_server.kernel.messages import Message, MessageState
 from agenthive_server.kernel.records import Kind, Payload, Record, Ref
 from agenthive_server.kernel.sessions import Session
-from agenthive_server.kernel.tasks import Lease, Progress, Task, TaskState
+from agenthive_server.kernel.task_verbs import NewTask
+from agenthive_server.kernel.tasks import Lease, Progress, Task, TaskSpec, TaskState
 from agenthive_server.storage.committer import Committer
 from agenthive_server.testing.shared_database import SharedDatabase
 from agenthive_server.testing.shared_store import SOME, SharedStore
@@ -37,12 +38,13 @@ class Node:
         self.clock = clock
         self.store = SharedStore(database)
         self.log = EventLog(self.store, encode=lambda event: b"")
+        self._notifier = LocalNotifier(clock)
         self.committer = Committer(self.store, settled=self._settled, failed=self._failed, clock=clock)
         self.kernel = Kernel(
             self.store,
             self.committer.submit,
             self.log,
-            LocalNotifier(clock),
+            self._notifier,
             clock=clock,
             new_id=lambda: "id",
             chance=lambda: 0.5,
@@ -52,14 +54,17 @@ class Node:
         self.following = self.kernel.following
         self.memory = self.kernel.memory
         self.told: list[int] = []
-        self.kernel.observers.append(self._hear)
-        self.loops = [asyncio.create_task(self.committer.run())]
+        self.kernel.observers += [self.log.append, self._ring, self._hear]
+        self.loops = [asyncio.create_task(loop()) for loop in (self.committer.run, self._notifier.run)]
 
     def _settled(self, group: Sequence[tuple[ChangeSet, Outcome]]) -> None:
         self.kernel.settled(group)
 
     def _failed(self, group: Sequence[ChangeSet], error: KernelError) -> None:
         self.kernel.failed(group, error)
+
+    def _ring(self, events: Sequence[Event]) -> None:
+        self._notifier.ring(events[-1].sequence)
 
     def _hear(self, events: Sequence[Event]) -> None:
         self.told += [event.sequence for event in events]
@@ -457,6 +462,50 @@ async def test_a_ring_during_a_commit_that_changes_nothing_is_heard(pair: tuple[
     assert isinstance(await waiting, Conflicted)
     await two.clock.advance(0.1)
     assert two.told == [1, 2]
+
+
+async def test_what_an_event_entails_is_done_once_memory_knows_what_it_tells_of(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    caller = Caller(namespace="default")
+    await one.kernel.tasks.delegate(caller, [NewTask(TaskSpec(type="work"), "first")])
+    await two.catch_up()
+    await one.kernel.tasks.delegate(caller, [NewTask(TaskSpec(type="work", depends_on=("first",)), "then")])
+    await one.kernel.tasks.cancel(caller, "first", "not wanted")
+    # Somebody who begins to read makes two look how far the log reaches.
+    await two.log.refresh()
+    two.loops.append(asyncio.create_task(two.kernel.followups.run()))
+    await two.clock.advance(2.0)
+    await two.catch_up()
+    await two.clock.advance(2.0)
+    then = (await two.store.get(Kind.TASK, [("default", "then")]))[0]
+    assert isinstance(then, Task)
+    assert then.state is TaskState.FAILED
+
+
+async def test_of_two_assignments_of_one_epoch_the_one_that_stands_counts(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    await one.commit(task())
+    await two.catch_up()
+    given = {
+        name: task(
+            revision=2,
+            state=TaskState.ASSIGNED,
+            lease=Lease(agent_id=name, session_id=f"of {name}", epoch=1, assign_time=1.0),
+            lease_epoch=1,
+            attempt=1,
+        )
+        for name in ("a", "b")
+    }
+    two.store.before = Held()
+    late = asyncio.create_task(two.commit(given["a"]))
+    await settle()
+    await one.commit(given["b"])
+    await two.catch_up()
+    two.store.before.open()
+    assert isinstance(await late, Conflicted)
+    index = two.kernel.index
+    assert [index.open_leases(("default", name)) for name in "ab"] == [0, 1]
+    assert list(index.leases_by_session["default", "of b"]) == [("default", "t")]
 
 
 async def test_a_slot_whose_lease_did_not_end_after_all_is_not_given_away(pair: tuple[Node, Node]) -> None:
