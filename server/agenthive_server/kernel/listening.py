@@ -93,11 +93,11 @@ class Listening:
                     continue
                 agent = self._memory.agent((task.namespace, task.lease.agent_id))
                 if agent is not None and agent.session_id not in ("", contact.key[1]):
-                    await self._end_lease(task, None)
+                    await self._end_lease(contact, task, None)
                 elif task.lease.start_time:
                     over, error = self._pulse(contact, task, now)
                     if over:
-                        await self._end_lease(task, error)
+                        await self._end_lease(contact, task, error)
 
     @staticmethod
     def _pulse(contact: Contact, task: Task, now: float) -> tuple[bool, TaskError | None]:
@@ -113,13 +113,17 @@ class Listening:
             return True, TaskError(error_class=ErrorClass.TIMEOUT, reason="PROGRESS", message=text)
         return False, None
 
-    async def _end_lease(self, task: Task, error: TaskError | None) -> None:
+    async def _end_lease(self, contact: Contact, task: Task, error: TaskError | None) -> None:
         epoch = task.lease_epoch
 
         def decide(view: View) -> None:
-            held = view.task(*task.key)
+            held, session = view.task(*task.key), view.find_session(contact.key)
             if held.lease is None or held.lease.epoch != epoch:
                 return
+            if session is None or session.epoch != contact.epoch:
+                # Its pulse is heard elsewhere.
+                return
+            view.check(session)
             now, chance = self._clock.now(), self._chance()
             if error is not None:
                 step = attempts.fail_attempt(held, error, now=now, chance=chance)

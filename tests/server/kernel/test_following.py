@@ -21,8 +21,9 @@ from agenthive_server.kernel.messages import Message, MessageState
 from agenthive_server.kernel.records import Kind, Payload, Record, Ref
 from agenthive_server.kernel.sessions import Session
 from agenthive_server.kernel.task_verbs import NewTask
-from agenthive_server.kernel.tasks import Lease, Progress, Task, TaskSpec, TaskState
+from agenthive_server.kernel.tasks import Lease, Progress, Task, TaskSpec, TaskState, Timeouts
 from agenthive_server.storage.committer import Committer
+from agenthive_server.testing.hive import PlayedLink
 from agenthive_server.testing.shared_database import SharedDatabase
 from agenthive_server.testing.shared_store import SOME, SharedStore
 from agenthive_server.testing.simulation_loop import run
@@ -506,6 +507,40 @@ async def test_of_two_assignments_of_one_epoch_the_one_that_stands_counts(pair: 
     index = two.kernel.index
     assert [index.open_leases(("default", name)) for name in "ab"] == [0, 1]
     assert list(index.leases_by_session["default", "of b"]) == [("default", "t")]
+
+
+async def test_a_lease_whose_session_went_on_elsewhere_is_not_ended_for_want_of_a_pulse_here(
+    pair: tuple[Node, Node],
+) -> None:
+    one, two = pair
+    session = Session(namespace="default", id="s", revision=1)
+    lease = Lease(
+        agent_id="a",
+        session_id="s",
+        epoch=1,
+        assign_time=1.0,
+        start_time=two.clock.now(),
+        close_deadline=two.clock.now() + 99,
+    )
+    held = task(
+        state=TaskState.RUNNING,
+        lease=lease,
+        lease_epoch=1,
+        attempt=1,
+        timeouts=Timeouts(heartbeat=2.0),
+        close_deadline=two.clock.now() + 99,
+    )
+    await one.commit(session, held)
+    await two.catch_up()
+    two.kernel.contacts.add(session.key, 1, PlayedLink())
+    # The worker has gone on at the other one, and two, which has it in mind still, does not hear of that.
+    await one.commit(session.evolve(revision=2, epoch=2))
+    for _ in range(5):
+        await two.clock.advance(1.0)
+        await two.kernel.reaper.look()
+    found = (await two.store.get(Kind.TASK, [held.key]))[0]
+    assert isinstance(found, Task)
+    assert (found.lease, found.reason) == (lease, "")
 
 
 async def test_a_slot_whose_lease_did_not_end_after_all_is_not_given_away(pair: tuple[Node, Node]) -> None:
