@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 from agenthive_server.kernel.agents import AgentSpec
 from agenthive_server.kernel.assign import Candidate, Requirement, exclusions, rank, requirement_of
-from agenthive_server.kernel.line import Order
+from agenthive_server.kernel.line import PATIENCE, Order
 from agenthive_server.kernel.pool import Pool
 from agenthive_server.kernel.records import Key
 from agenthive_server.kernel.reserving import Reserving
@@ -283,10 +283,14 @@ class _Random:
             self.leases.append(agent_key)
 
     def check_turn(self, served: Order) -> None:
-        """Nobody who could have been served had a better priority, or a fairness key whose turn it was before."""
-        for need, queue in self.pool.queues.items():
-            order = queue.order()
-            if order is not None and order[:2] < served[:2]:
+        """Nobody who could have been served had a better priority, or a fairness key whose turn it was before.
+
+        The turns are exact among so many queues as are put right in one go.
+        """
+        orders = {need: order for need, queue in self.pool.queues.items() if (order := queue.order()) is not None}
+        exact = 2 if sum(order[0] == served[0] for order in orders.values()) <= PATIENCE else 1
+        for need, order in orders.items():
+            if order[:exact] < served[:exact]:
                 assert not _eligible(self.pool, need)
 
     def check_choice(self, need: Requirement, spec: TaskSpec, agent: Candidate | None) -> None:
