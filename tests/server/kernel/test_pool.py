@@ -285,10 +285,11 @@ class _Random:
     def check_turn(self, served: Order) -> None:
         """Nobody who could have been served had a better priority, or a fairness key whose turn it was before.
 
-        The turns are exact among so many queues as are put right in one go.
+        The turns are exact among as many queues, and groups they wait for, as are put right in one go.
         """
         orders = {need: order for need, queue in self.pool.queues.items() if (order := queue.order()) is not None}
-        exact = 2 if sum(order[0] == served[0] for order in orders.values()) <= PATIENCE else 1
+        rivals = sum(order[0] == served[0] for order in orders.values()) + len(self.pool.groups)
+        exact = 2 if rivals <= 1 + PATIENCE else 1
         for need, order in orders.items():
             if order[:exact] < served[:exact]:
                 assert not _eligible(self.pool, need)
