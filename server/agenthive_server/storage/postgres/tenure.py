@@ -154,11 +154,14 @@ class Tenure:
                     await self._again()
                 else:
                     await self._look()
+                continue
             except StoreUnavailable as error:
                 _log.info("replica_not_renewed", extra={"error": error.message})
-                # One that was expelled has to join again, whatever fails before it has.
-                if self.lost != EXPELLED and self._clock.monotonic() - self._renewed_at > SPAN:
-                    self._away(AWAY)
+            except Exception:  # noqa: BLE001 - a defect in what it tells or is told must not end it: it would be away for ever
+                _log.exception("replica_not_renewed")
+            # One that was expelled has to join again, whatever fails before it has.
+            if self.lost != EXPELLED and self._clock.monotonic() - self._renewed_at > SPAN:
+                self._away(AWAY)
 
     def _pause(self) -> float:
         """Return the seconds until the next look: a second, less when somebody's time may be over before."""

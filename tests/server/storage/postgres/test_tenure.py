@@ -243,6 +243,27 @@ async def test_one_that_could_not_renew_in_time_but_was_not_replaced_goes_on(new
     assert await store.commit([changing(task("a"))]) == [COMMITTED]
 
 
+async def test_a_defect_in_what_a_replica_tells_of_itself_costs_it_its_place_for_no_longer_than_it_lasts(
+    new_store: NewStore,
+) -> None:
+    clock = ManualClock(1_000.0)
+    store = new_store(clock=clock, now=clock.now)
+    await store.open()
+    told: list[str] = []
+    store.tenure.went = lambda: told.append("away")
+
+    def broken() -> str:
+        raise LookupError("a defect")
+
+    store.tenure.facts = broken
+    await tick(clock, SPAN + 2 * RENEWED_EVERY)
+    await eventually(lambda: told == ["away"])
+    store.tenure.facts = str
+    await tick(clock, 2 * RENEWED_EVERY)
+    await eventually(lambda: not store.tenure.lost)
+    assert await store.commit([changing(task("a"))]) == [COMMITTED]
+
+
 async def test_a_servers_clock_follows_the_databases(new_store: NewStore) -> None:
     own, databases = ManualClock(5_000.0), ManualClock(1_000.0)
     clock = DatabaseClock(own)
