@@ -101,7 +101,7 @@ class ReplicatedWorld(World):
             self.database.trim(self.dice.choice([3, 20]))
 
     async def _replace(self, server: SimulatedServer, *, orderly: bool) -> None:
-        if len(self.servers) < REPLICAS:
+        if len(self.servers) < REPLICAS or self.calm:
             return
         if orderly and not server.process.stopped:
             self.servers.remove(server)
@@ -129,7 +129,7 @@ class ReplicatedWorld(World):
 
     async def _stop(self, server: SimulatedServer) -> None:
         """Let a process stand still for a while: up to beyond its lease, and beyond the grace of its sessions."""
-        if server.process.stopped:
+        if server.process.stopped or self.calm:
             return
         self.pauses += 1
         server.process.stopped = True
