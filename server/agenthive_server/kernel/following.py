@@ -66,8 +66,17 @@ class Following:
     """Keeps a memory up to date with a store that others write as well."""
 
     def __init__(
-        self, memory: Memory, store: Store, feed: Feed, announce: Callable[[Sequence[Event]], None], clock: Clock
+        self,
+        memory: Memory,
+        store: Store,
+        feed: Feed,
+        announce: Callable[[Sequence[Event]], None],
+        clock: Clock,
+        *,
+        concerns: Callable[[Record], bool] = lambda _: False,
     ) -> None:
+        """`concerns`: whether somebody here has to hear how a record ended."""
+        self._concerns = concerns
         self._memory = memory
         self._store = store
         self._feed = feed
@@ -274,7 +283,7 @@ class Following:
             touched_ = last.get(ref)
             if ref in newer:
                 continue
-            if touched_ is not None and touched_.revision < 0:
+            if touched_ is not None and touched_.revision < 0 and ref not in records:
                 memory.close(ref, -touched_.revision, anew=ref in anew)
             elif ref in records or ref in anew:
                 memory.follow(ref, records.get(ref), anew=ref in anew)
@@ -288,7 +297,11 @@ class Following:
         unread: list[Ref] = []
         for ref, touched in last.items():
             known = self._memory.committed(ref) if ref not in anew else None
-            if touched.revision <= 0 or (known is not None and known.revision >= touched.revision):
+            if known is not None and known.revision >= abs(touched.revision):
+                continue
+            if touched.revision <= 0:
+                if touched.revision and known is not None and self._concerns(known):
+                    unread.append(ref)
                 continue
             record = found[ref] = self._feed.record(touched, known)
             if record is None:

@@ -31,7 +31,7 @@ from .owed import Owed
 from .pool import Pool
 from .ports import Chance, Feed, Log, NewId, Notifier, Store
 from .reaper import Reaper
-from .records import CursorRecord, Kind
+from .records import CursorRecord, Kind, Record
 from .replicas import DISPATCHER, Alone, Replicas
 from .restored import EPOCHS
 from .session_verbs import Outputs, SessionVerbs
@@ -40,6 +40,7 @@ from .state import StateVerbs
 from .supervisor import Supervisor
 from .task_queries import TaskQueries
 from .task_verbs import TaskVerbs
+from .tasks import Task
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +75,11 @@ class Kernel:
         self.feed = feed
         self.replicas = replicas = replicas or Alone()
         self.leading = leading = replicas.role(DISPATCHER)
-        self.following = Following(self.memory, store, feed, self._announce, clock) if feed is not None else None
+        self.following = (
+            Following(self.memory, store, feed, self._announce, clock, concerns=self._held_here)
+            if feed is not None
+            else None
+        )
         fresh = self.following.fresh if self.following is not None else None
         decisions = self.decisions = Decisions(self.memory, store, submit, fresh)
         # For the loops, which look again whatever they decided on a memory that was late.
@@ -183,6 +188,11 @@ class Kernel:
             _log.critical("a commit's outcome stays unknown", extra={"change_sets": len(group)})
         for changes in group:
             self.memory.revert(changes)
+
+    def _held_here(self, record: Record) -> bool:
+        """Whether a task is held by an agent whose session has its stream here, which is told when that is over."""
+        lease = record.lease if isinstance(record, Task) else None
+        return lease is not None and self.contacts.get((record.namespace, lease.session_id)) is not None
 
     # Drain and health -----------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import pytest
 from agenthive_server.events.log import EventLog
 from agenthive_server.events.notifier import LocalNotifier
+from agenthive_server.kernel import transitions
 from agenthive_server.kernel.agents import Agent, AgentSpec, AgentState
 from agenthive_server.kernel.changes import ChangeSet, Conflicted, Outcome
 from agenthive_server.kernel.clock import ManualClock, settle
@@ -19,6 +20,7 @@ from agenthive_server.kernel.kernel import Kernel
 from agenthive_server.kernel.memory import is_open
 from agenthive_server.kernel.messages import Message, MessageState
 from agenthive_server.kernel.records import Kind, Payload, Record, Ref
+from agenthive_server.kernel.session_items import Revoke
 from agenthive_server.kernel.sessions import Session
 from agenthive_server.kernel.task_verbs import NewTask
 from agenthive_server.kernel.tasks import Lease, Progress, Task, TaskSpec, TaskState, Timeouts
@@ -541,6 +543,27 @@ async def test_a_lease_whose_session_went_on_elsewhere_is_not_ended_for_want_of_
     found = (await two.store.get(Kind.TASK, [held.key]))[0]
     assert isinstance(found, Task)
     assert (found.lease, found.reason) == (lease, "")
+
+
+async def test_a_worker_is_told_at_once_that_its_task_was_ended_by_another_replica(pair: tuple[Node, Node]) -> None:
+    one, two = pair
+    session = Session(namespace="default", id="s", revision=1)
+    held = task(
+        "t", lease=Lease(agent_id="a", session_id="s", epoch=7, assign_time=1.0), lease_epoch=7, state=TaskState.RUNNING
+    )
+    elsewhere = task("u", lease=Lease(agent_id="b", session_id="other", epoch=7, assign_time=1.0), lease_epoch=7)
+    await one.commit(session, held, elsewhere)
+    await two.catch_up()
+    link = PlayedLink()
+    two.kernel.contacts.add(session.key, 1, link)
+    for name in "tu":
+        over, facts = transitions.expire(one.kernel.memory.task(("default", name)) or held, "CLOSE", now=0.0)
+        changes = ChangeSet(puts={over.ref: over.evolve(revision=2)}, events=list(facts))
+        await one.kernel.decisions.commit(changes)
+    await two.catch_up()
+    assert [(type(told), told.task_id) for told in link.take() if isinstance(told, Revoke)] == [(Revoke, "t")]
+    # What nobody here holds is not even read.
+    assert two.memory.latest((Kind.TASK, ("default", "u"))) is None
 
 
 async def test_a_slot_whose_lease_did_not_end_after_all_is_not_given_away(pair: tuple[Node, Node]) -> None:
