@@ -44,9 +44,21 @@ class PlainFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
+class _Stderr(logging.Handler):
+    """Writes to what stderr is at that moment: one that was there when this was made may be closed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+            sys.stderr.flush()
+        except Exception:  # noqa: BLE001 - as every handler does: a line that cannot be written ends nothing
+            self.handleError(record)
+
+
 def configure(level: str) -> None:
     """Log to stderr: plainly to a terminal, as JSON elsewhere."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(PlainFormatter() if sys.stderr.isatty() else JsonFormatter())
     handler.addFilter(CallIdFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -68,8 +68,10 @@ async def test_each_tells_of_all(two: tuple[Served, Served], tmp_path: Path) -> 
         await other.client.delegate("until", {"file": str(tmp_path / "never")})
 
         async def told() -> bool:
-            seen = await other.seen(one)
-            return seen is not None and (seen.sessions, seen.agents_in_contact, seen.held_tasks) == (1, 1, 1)
+            seen, back = await other.seen(one), await one.seen(other)
+            if seen is None or back is None or not back.last_sequence:
+                return False
+            return (seen.sessions, seen.agents_in_contact, seen.held_tasks) == (1, 1, 1)
 
         await eventually(told)
         for asked, unasked in ((one, other), (other, one)):

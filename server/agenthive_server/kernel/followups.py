@@ -20,6 +20,7 @@ from .decide import Decisions, View
 from .errors import CursorCompacted, KernelError
 from .events import TERMINAL_EVENTS, Event, EventType
 from .index import Index
+from .memory import NEVER
 from .messages import Broadcast, Message, MessageState
 from .ports import Chance, Log, Notifier, Store
 from .records import CursorRecord, Key, Kind
@@ -82,7 +83,7 @@ class Followups:
     def begin(self) -> None:
         """Take up the stored cursor."""
         record = cast("CursorRecord | None", self._memory.latest((Kind.CURSOR, CURSOR)))
-        self.position = self._saved = record.sequence if record else 0
+        self.position = self._saved = self._memory.followed_to = record.sequence if record else 0
 
     async def run(self) -> None:
         """Follow the log until cancelled, while this replica has the role; failures of the store delay it."""
@@ -91,13 +92,14 @@ class Followups:
                 if not self._role.held:
                     await self._role.acquire()
                     self.begin()
+                self._look_again()
                 read = await self._log.read(self.position, READ)
                 known = self._known()
                 events = [event for event in read if event.sequence <= known]
                 for event in events:
                     if self._entails(event):
                         await self.follow(event)
-                    self.position = event.sequence
+                    self.position = self._memory.followed_to = event.sequence
                 await self._save_now_and_then()
                 self.failing = ""
             except CursorCompacted as gap:
@@ -111,12 +113,21 @@ class Followups:
             if not events:
                 await self._notifier.wait(self.position, 1.0)
 
+    def _look_again(self) -> None:
+        """Go back to where a change was made that came to nothing: it may have hidden what an event entails."""
+        again, self._memory.look_again = self._memory.look_again, NEVER
+        if again < self.position:
+            self.position = self._memory.followed_to = again
+
     async def _save_now_and_then(self) -> None:
-        """Store the cursor: seldom, because acting again is harmless, and a commit for every few events is not."""
-        moved = self.position - self._saved
-        if not moved or (moved < SAVE_EVERY and self._clock.monotonic() - self._saved_at < SAVE_AFTER):
+        """Store the cursor: seldom, because acting again is harmless, and a commit for every few events is not.
+
+        Never beyond what was seen with a change that is in flight still.
+        """
+        position = min(self.position, self._memory.seen_for_sure)
+        moved = position - self._saved
+        if moved <= 0 or (moved < SAVE_EVERY and self._clock.monotonic() - self._saved_at < SAVE_AFTER):
             return
-        position = self.position
 
         def decide(view: View) -> None:
             old = cast("CursorRecord | None", view.find((Kind.CURSOR, CURSOR)))

@@ -31,6 +31,8 @@ Listener = Callable[[Ref, Record | None, Record | None], None]
 RECENT = 4_096
 """Records kept after they have been closed, for those who ask right afterwards."""
 
+NEVER = 2**63
+
 ALWAYS_COMPLETE = frozenset({Kind.AGENT, Kind.SESSION, Kind.BROADCAST, Kind.CURSOR})
 """Kinds of which every record is in memory: what is not here does not exist."""
 
@@ -67,6 +69,12 @@ class Memory:
         # What lease and start epochs come after; zero but in a log that was restored (`restored.py`).
         self.epoch_floor = 0
         self.after_changes: list[Callable[[], None]] = []
+        # How far follow-ups have come, and had come when each change set in flight was made the latest state: what
+        # they saw since then was seen with it.
+        self.followed_to = 0
+        self._since: dict[int, int] = {}
+        # From where they have to look again, because something they saw came to nothing.
+        self.look_again = NEVER
         # Grows when a committed state becomes another, so that who reads the store can tell whether it did meanwhile.
         self.moves = 0
 
@@ -127,6 +135,7 @@ class Memory:
     def apply(self, changes: ChangeSet, outcome: Pending) -> None:
         """Make a submitted change set the latest state; `outcome` is what will become of it."""
         flights = self._flights
+        self._since[id(changes)] = self.followed_to
         if flights:
             changes.built_on = self._underway(changes)
         for ref, record in _rows(changes):
@@ -149,9 +158,15 @@ class Memory:
                     found.append(flight.pending[-1][0])
         return tuple(found)
 
+    @property
+    def seen_for_sure(self) -> int:
+        """Up to where follow-ups saw nothing that may come to nothing yet; `NEVER` while nothing is in flight."""
+        return next(iter(self._since.values()), NEVER)
+
     def settle(self, changes: ChangeSet, *, known: bool = False) -> None:
         """Note that a change set was committed; `known`: that was followed already, and so was what came after it."""
         self.moves += 1
+        self._since.pop(id(changes), None)
         flights = self._flights
         for ref, record in _rows(changes):
             flight = flights.get(ref)
@@ -177,6 +192,7 @@ class Memory:
 
     def revert(self, changes: ChangeSet) -> None:
         """Note that a change set was not committed; its records fall back."""
+        self.look_again = min(self.look_again, self._since.pop(id(changes), NEVER))
         for ref, _ in _rows(changes):
             self._fall(ref, changes)
         self._changed()

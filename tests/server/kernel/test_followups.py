@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from agenthive_server.kernel.changes import ChangeSet
 from agenthive_server.kernel.clock import ManualClock
 from agenthive_server.kernel.errors import NotFound, Refused
-from agenthive_server.kernel.records import Payload
+from agenthive_server.kernel.followups import CURSOR
+from agenthive_server.kernel.pending import Pending
+from agenthive_server.kernel.records import CursorRecord, Kind, Payload
 from agenthive_server.kernel.session_items import Accept, Cancel, Result
 from agenthive_server.kernel.tasks import ChildrenPolicy, DependencyPolicy, RetryPolicy, TaskState
 from agenthive_server.storage.memory import MemoryStore
@@ -191,3 +194,26 @@ async def test_explaining_a_routing_names_what_keeps_each_agent_away(hive: Hive)
     found = await hive.kernel.queries.explain(NAMESPACE, task_id="u")
     assert found.queue_position == 0
     assert {c.agent_id: c.exclusions for c in found.candidates}["free"] == ("PINNED_ELSEWHERE",)
+
+
+async def test_what_a_change_hid_that_came_to_nothing_is_done_after_all(hive: Hive) -> None:
+    worker = await hive.worker("a")
+    await hive.delegate("first")
+    await hive.delegate("second", depends_on=("first",))
+    memory = hive.kernel.memory
+    waiting = memory.task((NAMESPACE, "second"))
+    assert waiting is not None
+    # A cancel that is on its way to the store, as everybody sees already.
+    canceled = waiting.evolve(state=S.CANCELED, waiting_on=(), revision=waiting.revision + 1)
+    changes = ChangeSet(puts={waiting.ref: canceled})
+    memory.apply(changes, Pending())
+    before = hive.kernel.followups.position
+    await worker.finish(worker.assignments()[0])
+    await hive.settle()
+    await hive.clock.advance(2.0)
+    assert hive.kernel.followups.position > before
+    stored = (await hive.store.get(Kind.CURSOR, [CURSOR]))[0]
+    assert stored is None or (isinstance(stored, CursorRecord) and stored.sequence <= before)
+    memory.revert(changes)
+    await hive.clock.advance(2.0)
+    assert await _state(hive, "second") is S.ASSIGNED
