@@ -104,3 +104,20 @@ def needs(name: str, extra: str) -> set[tuple[NormalizedName, str]]:
         if requirement.marker is None or requirement.marker.evaluate({"extra": extra})
         for extra_of_need in {"", *requirement.extras}
     }
+
+
+def test_nothing_lies_in_the_root_but_what_belongs_there() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    found = {name.partition("/")[0] for name in listed}
+    assert {name for name in found if not name.startswith(".")} == {
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "buf.yaml",
+        "clients",
+        "plugins",
+        "protos",
+        "pyproject.toml",
+        "server",
+        "tests",
+    }
