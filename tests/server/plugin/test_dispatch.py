@@ -24,6 +24,7 @@ from agenthive_server.plugin.verbs import PluginVerbs
 from agenthive_server.storage.memory import MemoryStore
 from agenthive_server.testing.faults import FaultyStore, no_fault
 from agenthive_server.testing.hive import Hive, open_hive
+from agenthive_server.testing.waiting import eventually
 
 DELEGATED = EventType.TASK_DELEGATED
 PATIENT = Timeouts(schedule_to_start=1e9, schedule_to_close=1e9)
@@ -437,6 +438,9 @@ KEEP = {"retention_events": 7 * DAY, "retention_tasks": 1_000 * DAY}
 
 async def sweep(stage: Stage, days: float) -> int:
     """Let time pass at once, and look after what is past its retention; returns the oldest event kept."""
+    followups, log = stage.hive.kernel.followups, stage.hive.log
+    # What they have not come to is kept whatever its age; readers are paced by the time of the machine.
+    await eventually(lambda: followups.position >= log.head)
     stage.hive.clock.move(days * DAY)
     for _ in range(3):
         await stage.hive.settle()
