@@ -132,12 +132,7 @@ def redis_program() -> Path:
     from agenthive_server.testing.redis import find_redis
 
     chosen = os.environ.get("AGENTHIVE_TEST_REDIS")  # noqa: TID251 - so that one can try another version
-    found = Path(chosen) if chosen else find_redis()
-    if found is None:
-        if os.environ.get("CI"):  # noqa: TID251 - CI says of itself what it is in no other way
-            pytest.fail(_NO_REDIS)
-        pytest.skip(_NO_REDIS)
-    return found
+    return (Path(chosen) if chosen else find_redis()) or _missing(_NO_REDIS)
 
 
 @pytest.fixture

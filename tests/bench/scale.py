@@ -42,7 +42,7 @@ def scale() -> Iterator[Figure]:
     at = f"at {SIZES[-1][0]:,} agents"
     yield Figure(f"memory of an agent in contact, without its stream, KiB, {at}", found["agent_kib"], 4, 3, False, "")
     yield Figure("memory of a queued task, KiB", found["task_kib"], 4, 3, False, "")
-    yield Figure("the log: us to encode an event and put it into a frame", found["log"] * 1e6, 20, 5, False, "")
+    yield Figure("the log: us to encode an event and put it into a frame", found["log"] * 1e6, 10, 5, False, "")
     yield Figure("the log: bytes of an event on the wire", found["event_bytes"], 400, 250, False, "")
     yield Figure(f"clocks looked at, ms each second, {at}", found["clocks_ms"], float("inf"), 20, False, "")
     yield Figure("memory of the whole, MiB", found["rss_mib"], 5_000, 4_000, False, "")

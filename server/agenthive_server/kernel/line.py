@@ -48,7 +48,12 @@ class Line(Generic[M]):
         if order is None:
             self._seen.pop(member, None)
         elif self._seen.get(member) != order:
-            heapq.heappush(self._heap, self._entry(member, order))
+            entry = self._entry(member, order)
+            if len(self._seen) == 1:
+                # Alone in line: whatever else is in the heap is out of date.
+                self._heap = [entry]
+                return
+            heapq.heappush(self._heap, entry)
             if len(self._heap) > 64 + 2 * len(self._seen):
                 self._heap = [self._entry(*seen) for seen in self._seen.items()]
                 heapq.heapify(self._heap)

@@ -24,7 +24,7 @@ from agenthive_server.plugin.registry import Registry
 from agenthive_server.settings import load
 from agenthive_server.testing.waiting import eventually
 
-START_LIMIT = 60.0
+START_LIMIT = 20.0
 """Seconds a server process may take to say SERVING."""
 
 STOP_LIMIT = 40.0

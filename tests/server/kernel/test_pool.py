@@ -333,9 +333,9 @@ def test_finding_an_agent_costs_no_more_than_the_logarithm_of_their_number(
     strategy: Strategy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Finding the best passes an entry that has become stale (two comparisons a level) and adds one (at most one a
-    # level); the lines, with one member each here, a few.
+    # level).
     for count in (64, 512, 4096):
-        assert _comparisons(count, strategy, monkeypatch) <= 2 * math.log2(count) + 4
+        assert _comparisons(count, strategy, monkeypatch) <= 2 * math.log2(count) + 2
 
 
 class _Counted(tuple[object, ...]):
