@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted
-from agenthive_server.kernel.clock import ManualClock
+from agenthive_server.kernel.clock import ManualClock, SystemClock
 from agenthive_server.kernel.records import Kind, RoleRecord
 from agenthive_server.storage.postgres.roles import SPAN, Leases
 from agenthive_server.storage.postgres.store import PostgresStore
@@ -140,3 +140,11 @@ async def test_what_was_decided_under_a_role_stands_only_while_it_is_held(leases
     await leases.take("dispatcher", b)
     late = ChangeSet(puts={task("b").ref: task("b")}, checks={old.ref: old.revision})
     assert await timed.commit([late, changing(task("c"))]) == [Conflicted((old.ref,)), COMMITTED]
+
+
+async def test_without_a_clock_of_a_test_the_time_is_the_databases(store: PostgresStore) -> None:
+    row = await store.leases.join("a", "", 1)
+    renewed, roster = await store.leases.renew(row)
+    assert abs(roster.now - SystemClock().now()) < 60
+    assert renewed is not None
+    assert renewed.expire_time == roster.now + SPAN
