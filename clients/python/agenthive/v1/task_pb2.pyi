@@ -388,7 +388,10 @@ class TaskSpec(_message.Message):
     priority: _builtins.int
     """Optional. 1 (first) to 5. Default 3."""
     fairness_key: _builtins.str
-    """Optional. Tasks of one priority are taken round robin over their fairness keys, for example one key a tenant."""
+    """Optional. Tasks of one priority are taken round robin over their fairness keys, for example one key a tenant, the
+    oldest of each first. Among tasks that ask for the same agents this is exact; where tasks ask for many different
+    ones, turns and ages come out about right over all of them, and priorities are kept.
+    """
     fairness_weight: _builtins.float
     """Optional. Turns of this fairness key for each turn of a key with weight 1. Default 1. From 0.01 to 100."""
     role: _builtins.str
