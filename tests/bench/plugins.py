@@ -124,7 +124,8 @@ def inline() -> dict[str, float]:
     from agenthive_server.kernel.tasks import TaskSpec
     from agenthive_server.plugin.api import OK, Call, Failure, PluginMetrics
     from agenthive_server.plugin.cell import Bounds, Cell, Running
-    from agenthive_server.plugin.isolation import guard_after, guard_before, guard_hook
+    from agenthive_server.plugin.isolation import guard_hook
+    from agenthive_server.plugin.walls import Guarded, Wall
     from agenthive_server.rpc.policy import POLICIES
 
     from tests.bench.plugin_fleet import Measure, label
@@ -140,13 +141,13 @@ def inline() -> dict[str, float]:
 
     interceptor = Measure(Context())  # type: ignore[arg-type]  # it takes no more of it
     act = cell.act("INTERCEPTOR", "Measure", "OBSERVE")
-    before, after = guard_before(interceptor.before, act), guard_after(interceptor.after, act)
+    wall = Wall([Guarded(interceptor, act)])
     method = "/agenthive.v1.OrchestratorService/DelegateTask"
     call = Call(method, POLICIES[method], None, (), "default")  # type: ignore[arg-type]  # it asks for no transport
 
     def around() -> None:
-        before(call)
-        after(call, OK)
+        wall.before(call)
+        wall.after(call, OK)
 
     empty = _timed(lambda: None)
     return {"hook": _timed(lambda: hook(task)) - empty, "interceptor": _timed(around) - empty}

@@ -8,12 +8,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import PluginFailed
 
 from .registration import Failure
+
+if TYPE_CHECKING:
+    from .walls import Wall
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +73,8 @@ class Cell:
     """An open plugin's standing. `live` is false from the moment it is switched off, whoever still holds its acts."""
 
     __slots__ = (
-        "_background", "_clock", "_failed_at", "acts", "bounds", "calls", "closed", "ending", "in_flight", "live",
-        "name", "roots", "running", "tasks", "trouble", "waits",
+        "_background", "_clock", "_failed_at", "acts", "bounds", "calls", "closed", "ending", "live", "name", "roots",
+        "running", "served", "tasks", "trouble", "waits", "walls",
     )  # fmt: skip
 
     def __init__(
@@ -93,9 +97,10 @@ class Cell:
         self.acts: list[Act] = []
         # Files and folders its code lies in.
         self.roots: tuple[str, ...] = ()
-        # Brief calls that have entered and not left it yet; others are not waited for. A plain number, because every
-        # call changes it twice.
-        self.in_flight = 0
+        # Those its interceptors stand behind, also of older chains that still serve calls.
+        self.walls: WeakSet[Wall] = WeakSet()
+        # Brief calls of its own services that have begun and not ended yet.
+        self.served = 0
         self.tasks: set[asyncio.Task[object]] = set()
         # Calls of its own services.
         self.calls: set[asyncio.Task[object]] = set()
@@ -149,6 +154,14 @@ class Cell:
         if off:
             self.end()
         self.trouble(self, act, what, off)
+
+    @property
+    def in_flight(self) -> int:
+        """Brief calls in which it takes part and that have not ended yet; others are not waited for.
+
+        Counted in plain numbers, because every call changes them twice.
+        """
+        return self.served + sum(wall.calls for wall in self.walls)
 
     @property
     def recent_failures(self) -> int:

@@ -27,7 +27,7 @@ from .calls import Call, Stage
 from .cell import OPEN, Cell
 from .context import PluginContext, State, VitalsReading
 from .driving import driven
-from .isolation import Guarded, guard_handler, guard_hook, guard_score
+from .isolation import guard_handler, guard_hook, guard_score
 from .metrics import PluginMetrics
 from .outside import outside
 from .patience import FAILURES
@@ -35,6 +35,7 @@ from .ports import Verbs
 from .registration import Hooks, Plugin, Registration
 from .seat import Seat
 from .services import GuardedMethods, check_services
+from .walls import Guarded
 
 HOOKS: Final = ("before_spawn", "before_delegate", "before_complete", "before_join")
 POLL: Final = 0.005

@@ -17,93 +17,14 @@ from agenthive_server.kernel.errors import KernelError
 from agenthive_server.kernel.proposals import Proposal
 from agenthive_server.kernel.tasks import TaskSpec
 
-from .calls import Call, Interceptor, Outcome
 from .cell import Act
 from .driving import Rest, Steps, resumed, steps_of
-from .patience import FAILURES, blame, skip, wait_after, wait_before
+from .patience import FAILURES, blame
 
 P = TypeVar("P", bound=Proposal)
 G = TypeVarTuple("G")
 
 _DONE: Final = object()
-
-
-class Guarded:
-    """An interceptor behind its wall; to the chain it is an interceptor like any other."""
-
-    def __init__(self, interceptor: Interceptor, act: Act) -> None:
-        self.stage = interceptor.stage
-        self.inner = interceptor
-        self.before = guard_before(interceptor.before, act)
-        self.after = guard_after(interceptor.after, act)
-
-
-def guard_before(
-    before: Callable[[Call], Awaitable[None] | None], act: Act
-) -> Callable[[Call], Awaitable[None] | None]:
-    """Return `before` with its wall: raises only refusals, and those of a plugin whose failure means CLOSED."""
-    cell, now = act.cell, perf_counter
-    running, longest = cell.running, cell.bounds.inline
-
-    def guarded(call: Call) -> Awaitable[None] | None:
-        if not cell.live:
-            skip(call, act)
-            return None
-        act.calls += 1
-        running.act = act
-        began = now()
-        try:
-            waits = before(call)
-        except KernelError as error:
-            blame(error, act)
-            raise
-        except FAILURES as error:
-            cell.failed(act, error)
-            skip(call, act)
-            return None
-        finally:
-            running.act = None
-            took = now() - began
-            act.seconds += took
-            if took > longest:
-                cell.overran(act, took)
-        if call.policy.brief:
-            cell.in_flight += 1
-        return None if waits is None else wait_before(waits, call, act)
-
-    return guarded
-
-
-def guard_after(
-    after: Callable[[Call, Outcome], Awaitable[None] | None], act: Act
-) -> Callable[[Call, Outcome], Awaitable[None] | None]:
-    """Return `after` with its wall: raises nothing."""
-    cell, now = act.cell, perf_counter
-    running, longest = cell.running, cell.bounds.inline
-
-    def guarded(call: Call, outcome: Outcome) -> Awaitable[None] | None:
-        if call.skipped is not None and act in call.skipped:
-            return None
-        if call.policy.brief:
-            cell.in_flight -= 1
-        if not cell.live:
-            return None
-        running.act = act
-        began = now()
-        try:
-            waits = after(call, outcome)
-        except FAILURES as error:
-            cell.failed(act, error)
-            return None
-        finally:
-            running.act = None
-            took = now() - began
-            act.seconds += took
-            if took > longest:
-                cell.overran(act, took)
-        return None if waits is None else wait_after(waits, call, act)
-
-    return guarded
 
 
 def guard_hook(hook: Callable[[P], None], act: Act, amendable: frozenset[str]) -> Callable[[P], None]:

@@ -35,15 +35,11 @@ def blame(error: KernelError, act: Act) -> None:
 
 async def wait_before(waits: Awaitable[None], call: Call, act: Act) -> None:
     """Wait for an asynchronous `before`. One that failed has not been entered."""
-    fine = False
     try:
         fine = await _wait(waits, call, act)
     except KernelError as error:
         blame(error, act)
         raise
-    finally:
-        if not fine and call.policy.brief:
-            act.cell.in_flight -= 1
     if not fine:
         skip(call, act)
 

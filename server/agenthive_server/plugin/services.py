@@ -90,14 +90,14 @@ class _Turn:
             raise plugin_off(cell.name, self._act.name)
         self._act.calls += 1
         if self._call.policy.brief:
-            cell.in_flight += 1
+            cell.served += 1
         if self._task is not None:
             cell.calls.add(self._task)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         act, cell = self._act, self._act.cell
         if self._call.policy.brief:
-            cell.in_flight -= 1
+            cell.served -= 1
         if self._task is not None:
             cell.calls.discard(self._task)
         act.seconds += perf_counter() - self._began

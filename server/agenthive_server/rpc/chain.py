@@ -9,19 +9,22 @@
     OBSERVE           plugins: what it costs
     (the method)
 
-A call runs through it downwards with `before` and upwards with `after`.
+A call runs through it downwards with `before` and upwards with `after`. Plugins that stand side by side share a wall,
+which is one link of the chain.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 from agenthive_server import telemetry
 from agenthive_server.plugin.api import Call, Interceptor, Outcome, Stage
+from agenthive_server.plugin.walls import Guarded, Wall
 
 _log = logging.getLogger(__name__)
 
@@ -32,13 +35,13 @@ After = Callable[[Call, Outcome], Awaitable[None] | None]
 class Entry(NamedTuple):
     """An interceptor and where it comes from: `built in`, or the plugin's name."""
 
-    interceptor: Interceptor
+    interceptor: Interceptor | Guarded
     source: str
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """An immutable chain: bound methods, outermost first; `afters[n]` is what to run when n were entered."""
+    """An immutable chain: bound methods, outermost first; `afters[n]` is what to run when n links were entered."""
 
     entries: tuple[Entry, ...]
     befores: tuple[Before, ...]
@@ -67,12 +70,27 @@ def build_chain(built_in: Iterable[Interceptor], plugins: Iterable[Entry] = ()) 
         *(Entry(interceptor, "built in") for interceptor in built_in),
         *sorted(plugins, key=lambda entry: entry.interceptor.stage),
     )
-    afters = tuple(entry.interceptor.after for entry in entries)
+    links = tuple(_links(entries))
     return Chain(
         entries=entries,
-        befores=tuple(entry.interceptor.before for entry in entries),
-        afters=tuple(afters[:n][::-1] for n in range(len(afters) + 1)),
+        befores=tuple(link.before for link in links),
+        afters=tuple(_afters(links, n) for n in range(len(links) + 1)),
     )
+
+
+def _links(entries: Iterable[Entry]) -> Iterator[Interceptor | Wall]:
+    for guarded, group in groupby((entry.interceptor for entry in entries), lambda each: isinstance(each, Guarded)):
+        if guarded:
+            yield Wall([each for each in group if isinstance(each, Guarded)])
+        else:
+            yield from (each for each in group if not isinstance(each, Guarded))
+
+
+def _afters(links: tuple[Interceptor | Wall, ...], entered: int) -> tuple[After, ...]:
+    # Of those behind a wall some may have let the call in before another one refused it.
+    last = links[entered : entered + 1]
+    left = (*links[:entered], *(link for link in last if isinstance(link, Wall)))
+    return tuple(link.after for link in reversed(left))
 
 
 EMPTY = build_chain(())
@@ -92,6 +110,6 @@ def describe(chain: Chain) -> list[tuple[str, str, str]]:
     return [(Stage(entry.interceptor.stage).name, _name(entry.interceptor), entry.source) for entry in chain.entries]
 
 
-def _name(interceptor: Interceptor) -> str:
+def _name(interceptor: Interceptor | Guarded) -> str:
     # A plugin's stands behind a wall, and is the one of interest.
     return type(getattr(interceptor, "inner", interceptor)).__name__

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 from agenthive.client import Client
 from agenthive_server.app import App
-from agenthive_server.plugin.api import SECRET, Config, Plugin, PluginContext, Registration
+from agenthive_server.kernel.clock import ManualClock
+from agenthive_server.plugin.api import SECRET, Config, Failure, Plugin, PluginContext, Registration
+from agenthive_server.plugin.cell import Bounds, Cell, Running
 from agenthive_server.plugin.registry import Registry
 from agenthive_server.testing.harness import open_served
 
@@ -79,3 +81,18 @@ def serve(tmp_path: Path) -> Served:
             yield both
 
     return served
+
+
+class Told:
+    """What the host is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, str, bool]] = []
+
+    def __call__(self, cell: Cell, act: str, what: str, off: bool) -> None:
+        self.lines.append((act, what, off))
+
+
+def new_cell(failure: Failure = Failure.OPEN, **bounds: Any) -> tuple[Cell, Told, ManualClock]:
+    told, clock = Told(), ManualClock()
+    return Cell("p", failure, Running(), Bounds(**bounds), clock, told), told, clock

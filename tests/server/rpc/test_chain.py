@@ -147,7 +147,7 @@ def test_plugins_stand_by_stage_and_within_a_stage_as_given(edge_free: list[str]
             Entry(Link("second", edge_free, Stage.ADMIT), "r"),
         ],
     )
-    assert [entry.interceptor.name for entry in chain.entries] == [  # type: ignore[attr-defined]  # they are Links
+    assert [entry.interceptor.name for entry in chain.entries] == [  # type: ignore[union-attr]  # they are Links
         "built",
         "identify",
         "admit",

@@ -9,7 +9,7 @@ from agenthive_server.kernel.proposals import NO_HOOKS
 from agenthive_server.plugin.api import Call, Failure, Outcome, Plugin, PluginMetrics, Registration, Stage
 from agenthive_server.plugin.cell import Bounds, Cell, Running
 from agenthive_server.plugin.instance import Instance
-from agenthive_server.plugin.isolation import Guarded
+from agenthive_server.plugin.walls import Guarded
 from agenthive_server.rpc.chain import describe
 from agenthive_server.rpc.plugged import Edge as Plugged
 
