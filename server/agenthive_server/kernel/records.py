@@ -88,6 +88,18 @@ def evolved(record: D, changes: dict[str, Any]) -> D:
     return copy
 
 
+def made(of: type[D], fields: dict[str, Any]) -> D:
+    """Return a frozen dataclass of a type; `fields` has all fields without a default, and belongs to it then.
+
+    Fields with their defaults are left to the class, so a task that uses ten of thirty is made, copied and written at a
+    third of the cost. Who reads `__dict__` or `vars` of a record finds only those that were given; where a field has a
+    `default_factory`, it has to be among them.
+    """
+    record = _new(of)
+    _set(record, "__dict__", fields)
+    return record
+
+
 _new = object.__new__
 _set = object.__setattr__
 
@@ -102,12 +114,9 @@ class Payload:
     blob_id: str | None = None
 
 
-_BLANK_PAYLOAD = Payload()
-
-
 def make_payload(**fields: Any) -> Payload:
-    """Return a payload, as its constructor does, at half of the cost."""
-    return evolved(_BLANK_PAYLOAD, fields)
+    """Return a payload, as its constructor does, at less cost."""
+    return made(Payload, fields)
 
 
 @dataclass(frozen=True, kw_only=True)

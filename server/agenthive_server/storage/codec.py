@@ -13,7 +13,7 @@ from typing import Any, TypedDict, get_type_hints
 import msgspec
 
 from agenthive_server.kernel.events import Event, EventType
-from agenthive_server.kernel.records import Kind, Record
+from agenthive_server.kernel.records import Kind, Record, made
 from agenthive_server.kernel.tasks import Task, TaskError, TaskSpec
 
 from .columns import SHAPES
@@ -33,37 +33,35 @@ class Fields:
         chosen = [field for field in fields(of) if field.name not in without]
         types = get_type_hints(of)
         self._of = of
-        self._defaults = {field.name: field.default for field in chosen if field.default is not MISSING}
         self._factories: dict[str, Callable[[], Any]] = {
             field.name: field.default_factory for field in chosen if field.default_factory is not MISSING
         }
-        omitted = self._defaults | {name: make() for name, make in self._factories.items()}
-        self._omitted = tuple((field.name, omitted.get(field.name, _REQUIRED)) for field in chosen)
+        # What is not written, by field: what stands for a value that is missing.
+        self._defaults = {field.name: _REQUIRED if field.default is MISSING else field.default for field in chosen}
+        self._defaults |= {name: make() for name, make in self._factories.items()}
         # A map of which every entry is optional: what is missing stays missing, what is unknown is skipped.
         shape: Any = TypedDict(of.__name__, {field.name: types[field.name] for field in chosen}, total=False)  # type: ignore[misc] # built from the record
         self._unpack: Callable[[bytes], Any] = msgspec.msgpack.Decoder(shape).decode
 
     def pack(self, record: Any) -> bytes:
         """Return the fields that differ from their defaults; raises TypeError or ValueError when one cannot be."""
-        values = record.__dict__
+        defaults = self._defaults
         return _pack(
             {
                 name: value
-                for name, default in self._omitted
-                if (value := values[name]) is not default and value != default
+                for name, value in record.__dict__.items()
+                if name in defaults and value is not (default := defaults[name]) and value != default
             }
         )
 
     def unpack(self, packed: bytes, **others: Any) -> Any:
         """Return a new object with these fields and `others`; raises `Unreadable`."""
-        record = object.__new__(self._of)
-        values = record.__dict__
-        values.update(self._defaults)
+        values = self._unpack(packed)
         for name, make in self._factories.items():
-            values[name] = make()
-        values.update(self._unpack(packed))
+            if name not in values:
+                values[name] = make()
         values.update(others)
-        return record
+        return made(self._of, values)
 
 
 _BODIES = {
