@@ -124,7 +124,7 @@ def inline() -> dict[str, float]:
     from agenthive_server.kernel.tasks import TaskSpec
     from agenthive_server.plugin.api import OK, Call, Failure, PluginMetrics
     from agenthive_server.plugin.cell import Bounds, Cell, Running
-    from agenthive_server.plugin.isolation import guard_hook
+    from agenthive_server.plugin.isolation import Hooked, guard_hooks
     from agenthive_server.plugin.walls import Guarded, Wall
     from agenthive_server.rpc.policy import POLICIES
 
@@ -133,7 +133,7 @@ def inline() -> dict[str, float]:
     # A machine with other work to do must not switch it off: what is off costs nothing.
     bounds = Bounds(inline=60.0)
     cell = Cell("bench", Failure.OPEN, Running(), bounds, SystemClock(), lambda *_: None)
-    hook = guard_hook(label, cell.act("HOOK", "before_delegate"), frozenset({"priority"}))
+    hook = guard_hooks([Hooked(label, cell.act("HOOK", "before_delegate"), frozenset({"priority"}))])
     task = Delegating(namespace="default", task_id="t", spec=TaskSpec(type="bench"))
 
     class Context:

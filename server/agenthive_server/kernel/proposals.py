@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from .agents import AgentSpec
 from .assign import Scorer
@@ -67,6 +67,16 @@ class HookState:
         self._staged.clear()
 
 
+class Turn(NamedTuple):
+    """Whose hook is asked, and what it may amend."""
+
+    plugin: str = ""
+    amendable: frozenset[str] = frozenset()
+
+
+NOBODYS: Final = Turn()
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Proposal:
     """A decision before it is committed. `principal` is who asked for it, empty for the server itself."""
@@ -76,12 +86,15 @@ class Proposal:
     now: float = 0.0
     # Set by the kernel.
     rows: PluginRows | None = field(default=None, repr=False)
-    # Set by the host around each hook: whose turn it is, and what it may amend.
-    plugin: str = ""
-    amendable: frozenset[str] = frozenset()
+    # Set by the host before each hook.
+    turn: Turn = NOBODYS
     # The state of the plugin whose turn it is, once its hook has asked for it.
     opened: HookState | None = field(default=None, repr=False)
-    _kept: Any = field(default=None, repr=False)
+
+    @property
+    def plugin(self) -> str:
+        """The plugin whose turn it is."""
+        return self.turn.plugin
 
     @property
     def state(self) -> HookState:
@@ -92,37 +105,30 @@ class Proposal:
             self.opened = HookState(self.rows, self.plugin)
         return self.opened
 
-    def enter(self, plugin: str, amendable: frozenset[str]) -> None:
-        """Let a plugin's hook have its turn; the host calls this."""
-        self.plugin = plugin
-        self.amendable = amendable
-        self.opened = None
-        self._kept = self._present()
-
     def leave(self) -> None:
         """Take over what the hook wrote; the host calls this when it has returned, and not when it failed."""
         if self.opened is not None:
             self.opened.settle()
             self.opened = None
 
-    def undo(self) -> None:
-        """Forget what the hook did; the host calls this when it has failed."""
-        self.opened = None
-        self._take_back(self._kept)
-
-    def _present(self) -> Any:
-        """Return what a hook may change, as it is."""
+    def present(self) -> Any:
+        """Return what a hook may change, as it is; the host calls this before it asks one."""
         return None
 
-    def _take_back(self, present: Any) -> None:
-        """Put back what `_present` returned."""
+    def undo(self, kept: Any) -> None:
+        """Forget what the hook did; the host calls this when it has failed, with what was `present` before."""
+        self.opened = None
+        self._take_back(kept)
+
+    def _take_back(self, kept: Any) -> None:
+        """Put back what `present` returned."""
 
     def refuse(self, why: str, **metadata: str) -> Refused:
         """Return the error that vetoes the decision: `raise proposal.refuse("…")`. Any `KernelError` does, too."""
         return Refused(why, reason="VETOED", metadata={"plugin": self.plugin, **metadata})
 
     def _may_amend(self, fields: Iterable[str]) -> None:
-        undeclared = sorted(set(fields) - self.amendable)
+        undeclared = sorted(set(fields) - self.turn.amendable)
         if undeclared:
             raise ValueError(f"plugin {self.plugin} amends {', '.join(undeclared)}, which it has not declared")
 
@@ -147,11 +153,11 @@ class Spawning(Proposal):
         check_fields(type(self.spec), fields)
         self.spec = evolved(self.spec, fields)
 
-    def _present(self) -> AgentSpec:
+    def present(self) -> AgentSpec:
         return self.spec
 
-    def _take_back(self, present: AgentSpec) -> None:
-        self.spec = present
+    def _take_back(self, kept: AgentSpec) -> None:
+        self.spec = kept
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -172,11 +178,11 @@ class Delegating(Proposal):
         check_fields(type(self.spec), fields)
         self.spec = evolved(self.spec, fields)
 
-    def _present(self) -> TaskSpec:
+    def present(self) -> TaskSpec:
         return self.spec
 
-    def _take_back(self, present: TaskSpec) -> None:
-        self.spec = present
+    def _take_back(self, kept: TaskSpec) -> None:
+        self.spec = kept
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -207,11 +213,11 @@ class Completing(Proposal):
             self.sent_back_by = self.plugin
             self.comment = comment
 
-    def _present(self) -> tuple[Payload, str, str]:
+    def present(self) -> tuple[Payload, str, str]:
         return self.result, self.sent_back_by, self.comment
 
-    def _take_back(self, present: tuple[Payload, str, str]) -> None:
-        self.result, self.sent_back_by, self.comment = present
+    def _take_back(self, kept: tuple[Payload, str, str]) -> None:
+        self.result, self.sent_back_by, self.comment = kept
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -246,11 +252,11 @@ class Joining(Proposal):
         """Have a credential sent in the Welcome. The hook may run again: the last one counts."""
         self.issued = credential
 
-    def _present(self) -> tuple[str, str]:
+    def present(self) -> tuple[str, str]:
         return self.issued, self.principal
 
-    def _take_back(self, present: tuple[str, str]) -> None:
-        self.issued, self.principal = present
+    def _take_back(self, kept: tuple[str, str]) -> None:
+        self.issued, self.principal = kept
 
 
 @dataclass(frozen=True, slots=True)

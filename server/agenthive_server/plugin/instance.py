@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.descriptor import ServiceDescriptor
 
+from agenthive_server.kernel.assign import Scorer
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import KernelError, Refused
 from agenthive_server.kernel.events import EventType, Severity
@@ -27,7 +28,7 @@ from .calls import Call, Stage
 from .cell import OPEN, Cell
 from .context import PluginContext, State, VitalsReading
 from .driving import driven
-from .isolation import guard_handler, guard_hook, guard_score
+from .isolation import Hooked, guard_handler, guard_score
 from .metrics import PluginMetrics
 from .outside import outside
 from .patience import FAILURES
@@ -94,7 +95,8 @@ class Instance:
         self.reading = Reading()
         self.plugin = Plugin()
         self.interceptors: tuple[Guarded, ...] = ()
-        self.hooks: dict[str, Any] = {}
+        self.hooks: dict[str, Hooked[Any]] = {}
+        self.score: Scorer | None = None
         self.handlers: dict[EventType, Deal] = {}
         self.gap: Tell | None = None
         self.methods: tuple[tuple[ServiceDescriptor, GuardedMethods], ...] = ()
@@ -221,9 +223,9 @@ class Instance:
                 if inspect.iscoroutinefunction(hook):
                     raise self._cannot(f"{name} is async: a hook is a plain function")
                 allowed = frozenset(amends.get(name, ()))
-                self.hooks[name] = guard_hook(hook, self.cell.act("HOOK", name), allowed)
+                self.hooks[name] = Hooked(hook, self.cell.act("HOOK", name), allowed)
         if hooks.score_agents is not None:
-            self.hooks["score_agents"] = guard_score(hooks.score_agents, self.cell.act("HOOK", "score_agents"))
+            self.score = guard_score(hooks.score_agents, self.cell.act("HOOK", "score_agents"))
 
     def _cannot(self, why: str) -> Refused:
         return Refused(

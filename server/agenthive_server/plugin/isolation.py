@@ -7,17 +7,17 @@ no context managers unless the act is one that waits.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import perf_counter
-from typing import Any, Final, TypeVar, TypeVarTuple, Unpack
+from typing import Any, Final, Generic, TypeVar, TypeVarTuple, Unpack
 
 from agenthive_server.kernel.assign import Candidate, Scorer
 from agenthive_server.kernel.decide import NotLoaded
 from agenthive_server.kernel.errors import KernelError
-from agenthive_server.kernel.proposals import Proposal
+from agenthive_server.kernel.proposals import Proposal, Turn
 from agenthive_server.kernel.tasks import TaskSpec
 
-from .cell import Act
+from .cell import Act, Cell
 from .driving import Rest, Steps, resumed, steps_of
 from .patience import FAILURES, blame
 
@@ -27,46 +27,69 @@ G = TypeVarTuple("G")
 _DONE: Final = object()
 
 
-def guard_hook(hook: Callable[[P], None], act: Act, amendable: frozenset[str]) -> Callable[[P], None]:
-    """Return a hook with its wall: raises vetoes, `NotLoaded`, and what refuses where failure means CLOSED.
+class Hooked(Generic[P]):
+    """A hook of a plugin, to be put behind a wall."""
 
-    What a hook did before it failed is taken back.
+    __slots__ = ("act", "hook", "turn")
+
+    def __init__(self, hook: Callable[[P], None], act: Act, amendable: frozenset[str] = frozenset()) -> None:
+        self.hook = hook
+        self.act = act
+        self.turn = Turn(act.cell.name, amendable)
+
+
+def guard_hooks(hooks: Sequence[Hooked[P]]) -> Callable[[P], None]:
+    """Return hooks of plugins of one host, in this order, behind one wall, as one hook.
+
+    It raises vetoes, `NotLoaded`, and what refuses where failure means CLOSED. What a hook did before it failed is
+    taken back.
     """
-    cell, now, name = act.cell, perf_counter, act.cell.name
-    running, longest = cell.running, cell.bounds.inline
+    first = hooks[0].act.cell
+    running, longest, now = first.running, first.bounds.inline, perf_counter
+    acts = tuple((each.act, each.act.cell, each.hook, each.turn) for each in hooks)
 
     def guarded(proposal: P) -> None:
-        if not cell.live:
-            if cell.closed:
-                raise cell.refusal()
-            return
-        act.calls += 1
-        outer = running.act
-        proposal.enter(name, amendable)
-        running.act = act
+        present, outer = proposal.present, running.act
         began = now()
         try:
-            hook(proposal)
-            if proposal.opened is not None:
-                proposal.leave()
-        except KernelError as error:
-            blame(error, act)
-            raise
-        except NotLoaded:
-            raise
-        except FAILURES as error:
-            proposal.undo()
-            cell.failed(act, error)
-            if cell.closed:
-                raise cell.refusal() from None
+            for act, cell, hook, turn in acts:
+                if not cell.live:
+                    _pass_over(cell)
+                    continue
+                act.calls += 1
+                proposal.turn = turn
+                kept = present()
+                running.act = act
+                try:
+                    hook(proposal)
+                    if proposal.opened is not None:
+                        proposal.leave()
+                except KernelError as error:
+                    blame(error, act)
+                    raise
+                except NotLoaded:
+                    raise
+                except FAILURES as error:
+                    proposal.undo(kept)
+                    cell.failed(act, error)
+                    _pass_over(cell)
+                finally:
+                    ended = now()
+                    took = ended - began
+                    began = ended
+                    act.seconds += took
+                    if took > longest:
+                        cell.overran(act, took)
         finally:
             running.act = outer
-            took = now() - began
-            act.seconds += took
-            if took > longest:
-                cell.overran(act, took)
 
     return guarded
+
+
+def _pass_over(cell: Cell) -> None:
+    """Let a decision go on without a hook; raises where nothing passes without it."""
+    if cell.closed:
+        raise cell.refusal() from None
 
 
 def guard_handler(

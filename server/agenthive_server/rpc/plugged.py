@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from google.protobuf.descriptor import ServiceDescriptor
 
@@ -10,6 +11,7 @@ from agenthive_server.kernel.hooks import Hooks
 from agenthive_server.kernel.proposals import HookSet
 from agenthive_server.plugin.calls import Interceptor
 from agenthive_server.plugin.instance import Instance
+from agenthive_server.plugin.isolation import Hooked, guard_hooks
 from agenthive_server.plugin.services import GuardedMethods
 
 from .adapter import Adapter
@@ -65,8 +67,9 @@ class Edge:
 
 
 def _hook_set(instances: Sequence[Instance]) -> HookSet:
-    found: dict[str, list[object]] = {}
+    found: dict[str, list[Hooked[Any]]] = {}
     for instance in instances:
         for name, hook in instance.hooks.items():
             found.setdefault(name, []).append(hook)
-    return HookSet(**{name: tuple(hooks) for name, hooks in found.items()})  # type: ignore[arg-type]  # by its own names
+    scores = tuple(instance.score for instance in instances if instance.score is not None)
+    return HookSet(score_agents=scores, **{name: (guard_hooks(hooks),) for name, hooks in found.items()})

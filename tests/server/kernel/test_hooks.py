@@ -13,7 +13,7 @@ from agenthive_server.kernel.changes import ChangeSet
 from agenthive_server.kernel.clock import ManualClock
 from agenthive_server.kernel.errors import KernelError, NotFound, PermissionDenied, Refused, Unauthenticated
 from agenthive_server.kernel.events import EventType
-from agenthive_server.kernel.proposals import Completing, Delegating, HookSet, Joining, Proposal, Spawning
+from agenthive_server.kernel.proposals import Completing, Delegating, HookSet, Joining, Proposal, Spawning, Turn
 from agenthive_server.kernel.records import Kind, Payload, StateRecord
 from agenthive_server.kernel.session_items import Accept, AgentReport, Hello, HostedAgent, Result
 from agenthive_server.kernel.task_verbs import NewTask
@@ -34,7 +34,7 @@ def turn(hook: Callable[[Any], None], *amends: str, plugin: str = "p") -> Callab
     """Give a hook its turn, as the plugin host does."""
 
     def asked(proposal: Proposal) -> None:
-        proposal.enter(plugin, frozenset(amends))
+        proposal.turn = Turn(plugin, frozenset(amends))
         hook(proposal)
         proposal.leave()
 

@@ -12,7 +12,7 @@ from agenthive_server.kernel.errors import KernelError, PluginFailed, Refused
 from agenthive_server.kernel.proposals import Delegating, Joining
 from agenthive_server.kernel.tasks import TaskSpec
 from agenthive_server.plugin.api import Failure
-from agenthive_server.plugin.isolation import guard_handler, guard_hook, guard_score
+from agenthive_server.plugin.isolation import Hooked, guard_handler, guard_hooks, guard_score
 
 from tests.server.plugin.conftest import new_cell
 
@@ -52,7 +52,7 @@ def test_what_a_hook_amends_and_writes_is_taken_when_it_returns() -> None:
         assert proposal.state.get("k") == b"v"
         assert rows.values == {}
 
-    guard_hook(hook, cell.act("HOOK", "before_delegate"), AMENDABLE)(task)
+    guard_hooks([Hooked(hook, cell.act("HOOK", "before_delegate"), AMENDABLE)])(task)
     assert (task.spec.priority, rows.values) == (1, {("p", "k"): b"v"})
 
 
@@ -67,7 +67,7 @@ def test_what_a_hook_did_before_it_failed_is_taken_back(error: BaseException) ->
         proposal.state.put("k", b"v")
         raise error
 
-    guard_hook(hook, cell.act("HOOK", "before_delegate"), AMENDABLE)(task)
+    guard_hooks([Hooked(hook, cell.act("HOOK", "before_delegate"), AMENDABLE)])(task)
     assert (task.spec.priority, rows.values, len(told.lines)) == (3, {}, 1)
 
 
@@ -79,7 +79,7 @@ def test_what_was_not_declared_or_makes_no_sense_is_a_failure_of_the_plugin(amen
     def hook(proposal: Delegating) -> None:
         proposal.amend(**amended)
 
-    guard_hook(hook, cell.act("HOOK", "h"), AMENDABLE)(task)
+    guard_hooks([Hooked(hook, cell.act("HOOK", "h"), AMENDABLE)])(task)
     assert (task.spec, len(told.lines)) == (TaskSpec(type="work"), 1)
 
 
@@ -93,10 +93,10 @@ def test_vetoes_get_through_as_vetoes_and_missing_records_as_they_are() -> None:
         proposal.state.get("elsewhere")
 
     with pytest.raises(KernelError) as caught:
-        guard_hook(veto, cell.act("HOOK", "h"), AMENDABLE)(delegating())
+        guard_hooks([Hooked(veto, cell.act("HOOK", "h"), AMENDABLE)])(delegating())
     assert (caught.value.reason, caught.value.metadata) == ("VETOED", {"plugin": "p"})
     with pytest.raises(NotLoaded):
-        guard_hook(look, cell.act("HOOK", "h"), AMENDABLE)(delegating(Rows()))
+        guard_hooks([Hooked(look, cell.act("HOOK", "h"), AMENDABLE)])(delegating(Rows()))
     assert told.lines == []
 
 
@@ -107,7 +107,7 @@ def test_a_closed_hook_that_fails_or_is_gone_refuses() -> None:
         proposal.issue("secret")
         raise ValueError
 
-    wall = guard_hook(hook, cell.act("HOOK", "before_join"), frozenset())
+    wall = guard_hooks([Hooked(hook, cell.act("HOOK", "before_join"), frozenset())])
     joining = Joining(namespace="default", agents=())
     with pytest.raises(PluginFailed):
         wall(joining)

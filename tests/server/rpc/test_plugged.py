@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from agenthive_server.kernel.agents import AgentSpec
 from agenthive_server.kernel.clock import ManualClock
-from agenthive_server.kernel.proposals import NO_HOOKS
+from agenthive_server.kernel.proposals import NO_HOOKS, Spawning
 from agenthive_server.plugin.api import Call, Failure, Outcome, Plugin, PluginMetrics, Registration, Stage
 from agenthive_server.plugin.cell import Bounds, Cell, Running
 from agenthive_server.plugin.instance import Instance
+from agenthive_server.plugin.isolation import Hooked
 from agenthive_server.plugin.walls import Guarded
 from agenthive_server.rpc.chain import describe
 from agenthive_server.rpc.plugged import Edge as Plugged
@@ -35,14 +37,13 @@ class Guard(Look):
     stage = Stage.IDENTIFY
 
 
-def instance(name: str, *interceptors: Any, **hooks: Any) -> Instance:
+def instance(name: str, *interceptors: Any) -> Instance:
     """Return an instance as if it had been opened."""
     registration: Registration[Any] = Registration(name, open=lambda ctx: None)  # type: ignore[arg-type,return-value]  # never opened
     cell = Cell(name, Failure.OPEN, Running(), Bounds(), ManualClock(), lambda *_: None)
     made = Instance(registration, None, cell, PluginMetrics(name), None)  # type: ignore[arg-type]  # it asks for nothing
     made.plugin = Plugin()
     made.interceptors = tuple(Guarded(each, cell.act("INTERCEPTOR", type(each).__name__)) for each in interceptors)
-    made.hooks = hooks
     return made
 
 
@@ -62,13 +63,17 @@ async def test_the_chain_is_by_stage_and_then_in_the_order_of_the_plugins(edge: 
 async def test_hooks_are_swapped_as_one_in_the_order_of_the_plugins(edge: Edge) -> None:
     hooks = edge.hive.kernel.hooks
     plugged = Plugged(edge.adapter, edge.switch, edge.board, hooks, ())
-    plugged.plug([instance("a", before_spawn="1", score_agents="s"), instance("b", before_spawn="2")])
-    found: tuple[Any, Any, Any] = (
-        hooks.current.before_spawn,
-        hooks.current.score_agents,
-        edge.hive.kernel.pool.scorers,
-    )
-    assert found == (("1", "2"), ("s",), ("s",))
+    asked: list[str] = []
+    first, second = instance("a"), instance("b")
+    for each in (first, second):
+        ask = Hooked[Spawning](lambda agent: asked.append(agent.plugin), each.cell.act("HOOK", "before_spawn"))
+        each.hooks = {"before_spawn": ask}
+    first.score = lambda task, candidate: 1.0
+    plugged.plug([first, second])
+    (ask_all,) = hooks.current.before_spawn
+    ask_all(Spawning(namespace="default", agent_id="a", spec=AgentSpec()))
+    assert asked == ["a", "b"]
+    assert hooks.current.score_agents == edge.hive.kernel.pool.scorers == (first.score,)
     plugged.plug([])
     assert hooks.current == NO_HOOKS
 

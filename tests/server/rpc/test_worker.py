@@ -13,7 +13,7 @@ from agenthive.v1 import orchestrator_service_pb2 as events_pb
 from agenthive.v1 import worker_service_pb2 as pb
 from agenthive_server.kernel.errors import StoreUnavailable, Unauthenticated
 from agenthive_server.kernel.messages import MessageState
-from agenthive_server.kernel.proposals import HookSet, Joining
+from agenthive_server.kernel.proposals import HookSet, Joining, Turn
 from agenthive_server.kernel.records import Kind, Payload
 from agenthive_server.kernel.session_items import Cancel, Item, Refusal
 from agenthive_server.kernel.sessions import SessionState
@@ -483,7 +483,7 @@ async def test_an_outbox_that_is_full_ends_the_stream(
 
 def single_use(join: Joining) -> None:
     """Let in who shows a token that nobody has shown before, or the credential it has earned."""
-    join.enter("door", frozenset())
+    join.turn = Turn("door")
     if join.credential:
         if join.state.get(join.credential) is None:
             raise Unauthenticated("unknown credential")
