@@ -26,7 +26,7 @@ from agenthive_server.kernel.session_items import Beat, Bye, Item, Refusal
 
 from . import validate
 from .convert.deliveries import refusal_of
-from .convert.sessions import beat_from, item_from
+from .convert.sessions import READ, beat_from
 from .outbox import Outbox
 
 T = TypeVar("T")
@@ -91,20 +91,22 @@ class _Batch:
 
     def add(self, frame: pb.ConnectRequest) -> None:
         """Read a frame. Raises `ProtocolViolation` for a second hello."""
+        number = frame.frame_number
         for index, item in enumerate(frame.items):
             kind = item.WhichOneof("item") or ""
+            read = READ.get(kind)
             try:
-                self._add(kind, item, frame.frame_number, index)
+                if read is None:
+                    self._add_other(kind, item)
+                    continue
+                self.entries.append(read(getattr(item, kind), kind))
+                self.origins.append((number, index))
             except BadRequest as error:
                 task_id = getattr(getattr(item, kind, None), "task_id", "")
-                self.refused.append((frame.frame_number, refusal_of(error, index, task_id)))
+                self.refused.append((number, refusal_of(error, index, task_id)))
 
-    def _add(self, kind: str, item: pb.WorkerItem, number: int, index: int) -> None:
-        entry = item_from(kind, item)
-        if entry is not None:
-            self.entries.append(entry)
-            self.origins.append((number, index))
-        elif kind == "heartbeat":
+    def _add_other(self, kind: str, item: pb.WorkerItem) -> None:
+        if kind == "heartbeat":
             self.beats += [beat_from(beat, f"heartbeat.tasks[{n}]") for n, beat in enumerate(item.heartbeat.tasks)]
         elif kind == "output":
             self.chunks.append(_chunk(item.output))

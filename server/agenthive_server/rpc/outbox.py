@@ -11,7 +11,16 @@ from agenthive.v1 import worker_service_pb2 as pb
 
 from agenthive_server.kernel.clock import Clock
 from agenthive_server.kernel.errors import KernelError, Overloaded
-from agenthive_server.kernel.session_items import Bye, Delivery, Mail, MessagesDelivered, Reconnect, Refusal, Welcome
+from agenthive_server.kernel.session_items import (
+    Assign,
+    Bye,
+    Delivery,
+    Mail,
+    MessagesDelivered,
+    Reconnect,
+    Refusal,
+    Welcome,
+)
 
 from .convert.deliveries import fill_delivery, fill_refused, fill_welcome
 from .wire import Duplex
@@ -76,7 +85,8 @@ class Outbox:
             self._stop(Overloaded("the worker does not read what it is told; connect again", retry_after=1.0))
             return
         self._deliveries.append(delivery)
-        self._write_soon()
+        if self._writer is None:
+            self._write_soon()
 
     def refuse(self, frame: int, refusal: Refusal) -> None:
         """Queue that an item was not applied; it goes out with the acknowledgement of its frame."""
@@ -144,18 +154,23 @@ class Outbox:
         refused, self._refused = self._refused[:FRAME_ITEMS], self._refused[FRAME_ITEMS:]
         for number, refusal in refused:
             fill_refused(frame.items.add().refused, number, refusal)
-        size = 0
-        now = self._clock.now()
-        while self._deliveries and len(frame.items) < FRAME_ITEMS and size < FRAME_BYTES:
+        size, room = 0, FRAME_ITEMS - len(refused)
+        now, add = self._clock.now(), frame.items.add
+        while self._deliveries and room and size < FRAME_BYTES and not self._ended:
             said = self._deliveries.popleft()
-            item = frame.items.add()
+            item = add()
             fill_delivery(item, said, now)
             size += item.ByteSize()
-            if isinstance(said, Mail):
-                ids = tuple(message.id for message in said.messages)
-                self._mail.append((self.sent, MessagesDelivered(said.agent_id, ids)))
-            if isinstance(said, Reconnect | Bye):
-                self._ended = True
-                self.sent_away = isinstance(said, Reconnect)
-                break
+            room -= 1
+            if not isinstance(said, Assign):
+                self._note(said)
         return frame
+
+    def _note(self, said: Delivery) -> None:
+        """Remember what was written that matters later: mail, and last words."""
+        if isinstance(said, Mail):
+            ids = tuple(message.id for message in said.messages)
+            self._mail.append((self.sent, MessagesDelivered(said.agent_id, ids)))
+        elif isinstance(said, Reconnect | Bye):
+            self._ended = True
+            self.sent_away = isinstance(said, Reconnect)

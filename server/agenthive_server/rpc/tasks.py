@@ -59,8 +59,9 @@ class TaskMethods:
             raise
         tasks = await self._verbs.delegate(mutation(call, request), new, use_existing=uses_existing(request))
         response = pb.DelegateTasksResponse()
+        add = response.tasks.add
         for accepted_as in tasks:
-            accepted = response.tasks.add()
+            accepted = add()
             accepted.task_id = accepted_as.id
             accepted.revision = accepted_as.revision
             accepted.state = STATES.numbers[accepted_as.state]  # type: ignore[assignment]  # the stubs want the enum's own type

@@ -30,7 +30,7 @@ NAME: Final = 255
 REASON_TEXT: Final = 1_024
 LONG_TEXT: Final = 4_096
 
-_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _BLOB_ID: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MESSAGE_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}(?:/[A-Za-z0-9._-]{1,128})?")
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -38,12 +38,12 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 def is_id(value: object) -> bool:
     """Whether a value is an id as callers may choose it."""
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
+    return isinstance(value, str) and ID.fullmatch(value) is not None
 
 
 def optional_id(value: str, field: str) -> str:
     """Return an id, or nothing."""
-    if value and _ID.fullmatch(value) is None:
+    if value and ID.fullmatch(value) is None:
         raise BadRequest("an id has 1 to 128 letters, digits and `-_.`", field=field)
     return value
 

@@ -70,7 +70,8 @@ def fill_assignment(item: pb.ControlItem, said: items.Assign, now: float) -> Non
     set_span(message.start_to_close_timeout, left)
     for answer in task.answers:
         fill_payload(message.answers.add(), answer)
-    message.repeated = said.repeated
+    if said.repeated:
+        message.repeated = True
 
 
 def _cancel(item: pb.ControlItem, said: items.Cancel) -> None:

@@ -69,7 +69,7 @@ def _runner(message: pb.RunnerCapacity, at: str) -> RunnerCapacity:
 
 def _task(message: Any, at: str) -> tuple[str, int]:
     task_id, epoch = message.task_id, message.lease_epoch
-    if validate.is_id(task_id) and 1 <= epoch <= _MAX_EPOCH:
+    if validate.ID.fullmatch(task_id) and 1 <= epoch <= _MAX_EPOCH:
         return task_id, epoch
     task_id = validate.required_id(task_id, f"{at}.task_id")
     return task_id, validate.between(epoch, 1, _MAX_EPOCH, f"{at}.lease_epoch")
@@ -104,7 +104,7 @@ def _result(message: pb.TaskResult, at: str) -> items.Result:
     usage = attempts.usage_from(message.usage, f"{at}.usage") if message.HasField("usage") else None
     outcome = message.WhichOneof("outcome")
     if outcome == "result":
-        return items.Result(task_id, epoch, payload_from(message.result, f"{at}.result"), None, None, usage)
+        return items.Result(task_id, epoch, payload_from(message.result, "result.result"), None, None, usage)
     if outcome == "error":
         return items.Result(task_id, epoch, error=attempts.error_from(message.error, f"{at}.error"), usage=usage)
     if outcome == "canceled":
@@ -159,7 +159,7 @@ def _outgoing(message: pb.OutgoingMessage, at: str) -> items.Outgoing:
     )
 
 
-_ITEMS: Final[dict[str, Callable[[Any, str], items.Item]]] = {
+READ: Final[dict[str, Callable[[Any, str], items.Item]]] = {
     "agent_report": _report,
     "accept": _accept,
     "reject": _reject,
@@ -169,12 +169,9 @@ _ITEMS: Final[dict[str, Callable[[Any, str], items.Item]]] = {
     "messages_read": _read,
     "message": _outgoing,
 }
-
-
-def item_from(kind: str, message: pb.WorkerItem) -> items.Item | None:
-    """Return an item that changes records, None if it is of another kind; raises `BadRequest`."""
-    read = _ITEMS.get(kind)
-    return read(getattr(message, kind), kind) if read is not None else None
+"""What makes an item that changes records of what a worker says, by the name of what it says and with that name; each
+raises `BadRequest`.
+"""
 
 
 def beat_from(message: pb.TaskBeat, at: str) -> items.Beat:

@@ -32,9 +32,11 @@ STRATEGIES: Final = EnumTable(pb.RoutingStrategy.DESCRIPTOR, "ROUTING_STRATEGY_"
 _DEPENDENCY: Final = EnumTable(pb.DependencyPolicy.DESCRIPTOR, "DEPENDENCY_POLICY_", DependencyPolicy)
 _CHILDREN: Final = EnumTable(pb.ChildrenPolicy.DESCRIPTOR, "CHILDREN_POLICY_", ChildrenPolicy)
 
-_PLAIN: Final = (
-    *("title", "fairness_key", "role", "agent_id", "affinity_key", "parent_task_id"),
-    *("exclusive", "requires_review"),
+_PLAIN: Final = frozenset(
+    (
+        *("type", "title", "fairness_key", "role", "agent_id", "affinity_key", "parent_task_id"),
+        *("exclusive", "requires_review"),
+    )
 )
 
 
@@ -46,8 +48,8 @@ def spec_from(message: pb.TaskSpec, at: str) -> TaskSpec:
     values: dict[str, Any] = {}
     try:
         for field, value in message.ListFields():
-            name, read = _SPEC_FIELDS[field.name]
-            values[name] = read(value, field.name)
+            name, read, called = _READ[field]
+            values[name] = read(value, called)
     except BadRequest as error:
         # Put together only here: the names of the fields of every task took longer than reading them.
         error.field = f"{at}.{error.field}"
@@ -110,7 +112,7 @@ def _as_is(value: bool, at: str) -> bool:
 
 
 _SPEC_FIELDS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
-    "type": ("type", validate.required_text),
+    "type": ("type", validate.text),
     "input": ("input", payload_from),
     "title": ("title", validate.text),
     "priority": ("priority", _priority),
@@ -132,6 +134,8 @@ _SPEC_FIELDS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "routing_strategy": ("strategy", STRATEGIES.read),
 }
 """The fields of a specification: what they are called in the kernel, and what reads and checks them."""
+
+_READ: Final = {field: (*_SPEC_FIELDS[field.name], field.name) for field in pb.TaskSpec.DESCRIPTOR.fields}
 
 
 def fill_task(message: pb.Task, task: Task, progress: Progress | None = None, *, brief: bool = False) -> None:
@@ -177,36 +181,24 @@ def _fill_outcome(message: pb.Task, task: Task, *, brief: bool) -> None:
 
 def fill_spec(message: pb.TaskSpec, spec: TaskSpec, *, brief: bool = False) -> None:
     """Write what should be done. Sub-messages that hold only defaults stay unset."""
-    message.type = spec.type
     message.priority = spec.priority
-    if spec.input is not None and not brief:
-        fill_payload(message.input, spec.input)
-    for name in _PLAIN:
-        value = getattr(spec, name)
-        if value:
-            setattr(message, name, value)
     message.fairness_weight = spec.fairness_weight
-    if spec.required_capabilities:
-        message.required_capabilities.extend(spec.required_capabilities)
-    if spec.labels:
-        message.labels.update(spec.labels)
-    if spec.depends_on:
-        message.depends_on.extend(spec.depends_on)
-    _fill_policies(message, spec)
-
-
-def _fill_policies(message: pb.TaskSpec, spec: TaskSpec) -> None:
     message.dependency_policy = _DEPENDENCY.numbers[spec.dependency_policy]  # type: ignore[assignment]  # as above
     message.children_policy = _CHILDREN.numbers[spec.children_policy]  # type: ignore[assignment]  # as above
-    if spec.retry is not DEFAULT_RETRY and spec.retry != DEFAULT_RETRY:
-        _fill_retry(message.retry_policy, spec.retry)
-    if spec.timeouts is not DEFAULT_TIMEOUTS and spec.timeouts != DEFAULT_TIMEOUTS:
-        _fill_timeouts(message.timeouts, spec.timeouts)
-    if spec.strategy is not None:
-        message.routing_strategy = STRATEGIES.numbers[spec.strategy]  # type: ignore[assignment]  # as above
+    if spec.input is not None and not brief:
+        fill_payload(message.input, spec.input)
+    # The rest is mostly what it is by default, which a specification often does not even hold.
+    for name, value in vars(spec).items():
+        if value and name in _PLAIN:
+            setattr(message, name, value)
+        elif value and name in _WRITE:
+            _WRITE[name](message, value)
 
 
-def _fill_retry(message: pb.RetryPolicy, policy: RetryPolicy) -> None:
+def _write_retry(spec: pb.TaskSpec, policy: RetryPolicy) -> None:
+    if policy == DEFAULT_RETRY:
+        return
+    message = spec.retry_policy
     set_span(message.initial_interval, policy.initial_interval)
     message.backoff_coefficient = policy.backoff_coefficient
     set_span(message.maximum_interval, policy.maximum_interval)
@@ -214,7 +206,10 @@ def _fill_retry(message: pb.RetryPolicy, policy: RetryPolicy) -> None:
     message.non_retryable_reasons.extend(policy.non_retryable_reasons)
 
 
-def _fill_timeouts(message: pb.TaskTimeouts, timeouts: Timeouts) -> None:
+def _write_timeouts(spec: pb.TaskSpec, timeouts: Timeouts) -> None:
+    if timeouts == DEFAULT_TIMEOUTS:
+        return
+    message = spec.timeouts
     set_span(message.schedule_to_start_timeout, timeouts.schedule_to_start)
     set_span(message.start_to_close_timeout, timeouts.start_to_close)
     set_span(message.schedule_to_close_timeout, timeouts.schedule_to_close)
@@ -223,3 +218,17 @@ def _fill_timeouts(message: pb.TaskTimeouts, timeouts: Timeouts) -> None:
         set_span(message.progress_timeout, timeouts.progress)
     if timeouts.input:
         set_span(message.input_timeout, timeouts.input)
+
+
+def _write_strategy(spec: pb.TaskSpec, strategy: Strategy) -> None:
+    spec.routing_strategy = STRATEGIES.numbers[strategy]  # type: ignore[assignment]  # as above
+
+
+_WRITE: Final[dict[str, Callable[[pb.TaskSpec, Any], None]]] = {
+    "required_capabilities": lambda message, values: message.required_capabilities.extend(values),
+    "labels": lambda message, labels: message.labels.update(labels),
+    "depends_on": lambda message, values: message.depends_on.extend(values),
+    "retry": _write_retry,
+    "timeouts": _write_timeouts,
+    "strategy": _write_strategy,
+}

@@ -38,9 +38,10 @@ def _split(seconds: float) -> tuple[int, int]:
 
 
 def set_span(message: Duration, seconds: float) -> None:
-    """Write a duration, to the microsecond; present even when it is zero."""
-    message.SetInParent()
-    message.seconds, message.nanos = _split(seconds)
+    """Write a duration into a message that is new, to the microsecond; present even when it is zero."""
+    whole = message.seconds = int(seconds)
+    if whole != seconds:
+        message.seconds, message.nanos = _split(seconds)
 
 
 class EnumTable:
@@ -48,11 +49,9 @@ class EnumTable:
 
     def __init__(self, enum: EnumDescriptor, prefix: str, members: Iterable[StrEnum] | None = None) -> None:
         numbers: dict[str, int] = {name.removeprefix(prefix): number for name, number in _items(enum)}
-        wanted = {str(member) for member in members} if members is not None else set(numbers)
-        self.numbers: Mapping[str, int] = {name: number for name, number in numbers.items() if name in wanted}
-        self._members: Mapping[int, Any] = {
-            numbers[str(member)]: member for member in (members if members is not None else numbers)
-        }
+        wanted: tuple[str, ...] = tuple(numbers if members is None else members)
+        self.numbers: Mapping[str, int] = {name: numbers[name] for name in wanted}
+        self._members: Mapping[int, Any] = {numbers[name]: name for name in wanted}
 
     def read(self, number: int, field: str, default: Any = None) -> Any:
         """Return the member of a number; zero means the default, and is refused where there is none."""
@@ -78,13 +77,13 @@ def names(table: EnumTable, numbers: Iterable[int], field: str) -> frozenset[str
 def payload_from(message: payload_pb2.Payload, field: str) -> Payload:
     """Return a payload; raises `BadRequest`."""
     content_type = message.content_type
-    if content_type:
+    if content_type and ("\x00" in content_type or len(content_type.encode()) > validate.NAME):
         validate.text(content_type, f"{field}.content_type")
-        if len(content_type.encode()) > validate.NAME:
-            raise BadRequest(f"more than {validate.NAME} bytes", field=f"{field}.content_type")
-    kind = message.WhichOneof("content")
+        raise BadRequest(f"more than {validate.NAME} bytes", field=f"{field}.content_type")
+    data = message.data
+    kind = "data" if data else message.WhichOneof("content")
     if kind == "data":
-        return make_payload(content_type=content_type, data=message.data)
+        return make_payload(content_type=content_type, data=data)
     if kind == "json":
         return Payload(content_type=content_type, json=json_from(message.json, f"{field}.json"))
     if kind == "blob_id":
@@ -101,7 +100,6 @@ def required_payload(holder: Any, name: str, field: str) -> Payload:
 
 def fill_payload(message: payload_pb2.Payload, payload: Payload) -> None:
     """Write a payload; it is present even when it is empty."""
-    message.SetInParent()
     if payload.content_type:
         message.content_type = payload.content_type
     if payload.data is not None:
@@ -110,6 +108,8 @@ def fill_payload(message: payload_pb2.Payload, payload: Payload) -> None:
         fill_json(message.json, payload.json)
     elif payload.blob_id is not None:
         message.blob_id = payload.blob_id
+    else:
+        message.SetInParent()
 
 
 def json_from(message: Struct, field: str) -> str:
