@@ -29,16 +29,18 @@ class Fold:
 
     def __init__(self, known: Mapping[Ref, int] | None = None) -> None:
         self._exact = known is not None
-        self._now = dict(known or {})
-        self._before: dict[Ref, int] = {}
+        # The revisions of rows that are not written.
+        self._known = dict(known or {})
+        # What becomes of those that are; None for one that is removed.
         self._written: dict[Ref, Record | None] = {}
+        # The revision before, where it is not the one before that of the record written: that would be most of them.
+        self._before: dict[Ref, int] = {}
         self._removed: set[Ref] = set()
 
     def add(self, changes: ChangeSet) -> tuple[Ref, ...]:
         """Take a change set in; or, when rows are not as it expects, leave it out and return those rows."""
-        now = self._now
-        expected = list(expectations(changes))
-        stale = [ref for ref, revision in expected if now.get(ref, revision) != revision]
+        expected = list(changes.checks.items() if self._all_new(changes) else expectations(changes))
+        stale = [ref for ref, revision in expected if self._revision(ref, revision) != revision]
         if changes.built_on:
             stale += changes.undermined()
         if stale:
@@ -46,32 +48,47 @@ class Fold:
             changes.void = self._exact
             return tuple(dict.fromkeys(stale))
         for ref, revision in expected:
-            self._before.setdefault(ref, revision)
-            now[ref] = revision
+            earlier = self._written.get(ref)
+            self._before.setdefault(ref, earlier.revision - 1 if earlier else revision)
+            self._known[ref] = revision
         for ref in changes.deletes:
-            now[ref] = 0
+            self._known[ref] = 0
             self._written[ref] = None
             self._removed.add(ref)
-        for ref, record in changes.puts.items():
-            now[ref] = record.revision
-            self._written[ref] = record
+        self._written.update(changes.puts)
         return ()
+
+    def _all_new(self, changes: ChangeSet) -> bool:
+        """Whether nothing is known of the rows a change set puts, so that each is taken to be as it expects."""
+        if self._exact or changes.deletes:
+            return False
+        puts = changes.puts.keys()
+        return all(map(puts.isdisjoint, (changes.checks.keys(), self._known.keys(), self._written.keys())))
+
+    def _revision(self, ref: Ref, unknown: int) -> int:
+        record = self._written.get(ref)
+        return record.revision if record else self._known.get(ref, unknown)
 
     def rows(self) -> Mapping[Kind, Rows]:
         """Return what is to be done, by kind; deletes come before inserts, for a key may be in both."""
         found: dict[Kind, Rows] = defaultdict(Rows)
-        for ref, before in self._before.items():
-            kind, key = ref
-            rows = found[kind]
-            record = self._written.get(ref)
+        for ref, record in self._written.items():
+            rows = found[ref[0]]
+            before = self._before.get(ref, -1)
             if record is None:
-                (rows.deletes if ref in self._written and before else rows.checks).append((key, before))
-            elif before and ref not in self._removed:
+                (rows.deletes if before else rows.checks).append((ref[1], before))
+                continue
+            if before < 0:
+                before = record.revision - 1
+            if before and ref not in self._removed:
                 rows.updates.append((record, before))
             else:
                 if before:
-                    rows.deletes.append((key, before))
+                    rows.deletes.append((ref[1], before))
                 rows.inserts.append(record)
+        for (kind, key), before in self._before.items():
+            if (kind, key) not in self._written:
+                found[kind].checks.append((key, before))
         return found
 
     @property
