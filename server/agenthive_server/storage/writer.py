@@ -6,6 +6,8 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
+from typing import Any
 
 from agenthive_server.kernel.changes import COMMITTED, ChangeSet, Conflicted, Outcome, Rejected
 from agenthive_server.kernel.clock import Clock
@@ -15,7 +17,6 @@ from agenthive_server.telemetry import Histogram
 
 from . import statements
 from .codec import pack_events
-from .columns import Values
 from .fold import Fold, Rows, expectations
 from .rows import insert_row, update_row
 from .transaction import InDoubt, environment, finish, transaction, undo
@@ -44,7 +45,8 @@ class Draft:
     head: int
     time: float
     outcomes: list[Outcome] = field(default_factory=list)
-    events: list[tuple[Event, int, int]] = field(default_factory=list)
+    # The events of each change set, and the sequence of the first.
+    events: list[tuple[Sequence[Event], int]] = field(default_factory=list)
     written: bool = False
     # Revisions known before, and those found or written in this transaction, of rows that are checked often.
     known: Mapping[Ref, int] = field(default_factory=dict)
@@ -52,8 +54,10 @@ class Draft:
 
     def stamp(self) -> None:
         """Set what the events got in the transaction, now that it is committed."""
-        for event, sequence, last in self.events:
-            event.sequence, event.last, event.time = sequence, last, self.time
+        for events, first in self.events:
+            last = first + len(events) - 1
+            for sequence, event in enumerate(events, first):
+                event.sequence, event.last, event.time = sequence, last, self.time
 
 
 class GroupInDoubt(InDoubt):
@@ -228,12 +232,12 @@ def _put_rows(db: sqlite3.Connection, kind: Kind, rows: Rows) -> None:
         _write_rows(db, partial(statements.insert_records, kind), [to_new_row(record) for record in rows.inserts])
 
 
-def _write_rows(db: sqlite3.Connection, statement: Callable[[int], str], rows: Sequence[Values]) -> None:
+def _write_rows(db: sqlite3.Connection, statement: Callable[[int], str], rows: Sequence[Sequence[Any]]) -> None:
     """Insert or update rows, few statements for many of them; raises `_Stale` when one is not there to be updated."""
     start = 0
     for count in TOGETHER:
         while len(rows) - start >= count:
-            values = [value for row in rows[start : start + count] for value in row]
+            values = list(chain.from_iterable(rows[start : start + count]))
             _require(db.execute(statement(count), values), count)
             start += count
 
@@ -244,12 +248,12 @@ def _require(cursor: sqlite3.Cursor, rows: int) -> None:
 
 
 def _finish_draft(db: sqlite3.Connection, draft: Draft, fold: Fold, members: Sequence[ChangeSet]) -> None:
-    rows: list[Values] = []
+    rows: list[Sequence[Any]] = []
     for changes in members:
         if not changes.events:
             continue
         first, last = draft.head + 1, draft.head + len(changes.events)
-        draft.events.extend((event, sequence, last) for sequence, event in enumerate(changes.events, first))
+        draft.events.append((changes.events, first))
         draft.head = last
         rows.append((last, first, draft.time, pack_events(changes.events)))
     _write_rows(db, statements.insert_events, rows)
