@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from .agents import Agent, AgentSpec
 from .errors import KernelError
@@ -68,7 +68,9 @@ class Welcome:
 # What a worker says --------------------------------------------------------------------------------------------------
 
 
-class Accept(NamedTuple):
+# There are three of these a task, so they are not frozen: that would take three times as long.
+@dataclass(slots=True)
+class Accept:
     """The agent takes the task."""
 
     task_id: str
@@ -95,7 +97,8 @@ class HandBack:
     reason: str = ""
 
 
-class Result(NamedTuple):
+@dataclass(slots=True)
+class Result:
     """The end of an attempt: exactly one of `result`, `error` and `canceled` is set."""
 
     task_id: str
@@ -187,7 +190,8 @@ class Refusal:
 # What the server says ------------------------------------------------------------------------------------------------
 
 
-class Assign(NamedTuple):
+@dataclass(slots=True)
+class Assign:
     """Do this task. `repeated`: the lease was granted before the session (re)opened."""
 
     task: Task

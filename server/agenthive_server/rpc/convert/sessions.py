@@ -21,6 +21,7 @@ MAX_HOSTED: Final = 10_000
 MAX_LEASES: Final = 10_000
 MAX_SECRET: Final = 4_096
 _MAX_EPOCH: Final = 2**62
+_is_id: Final = validate.ID.fullmatch
 _EVER: Final = 365 * 86_400.0
 
 _REPORTED: Final = {
@@ -69,7 +70,7 @@ def _runner(message: pb.RunnerCapacity, at: str) -> RunnerCapacity:
 
 def _task(message: Any, at: str) -> tuple[str, int]:
     task_id, epoch = message.task_id, message.lease_epoch
-    if validate.ID.fullmatch(task_id) and 1 <= epoch <= _MAX_EPOCH:
+    if _is_id(task_id) and 1 <= epoch <= _MAX_EPOCH:
         return task_id, epoch
     task_id = validate.required_id(task_id, f"{at}.task_id")
     return task_id, validate.between(epoch, 1, _MAX_EPOCH, f"{at}.lease_epoch")

@@ -35,7 +35,7 @@ _CHILDREN: Final = EnumTable(pb.ChildrenPolicy.DESCRIPTOR, "CHILDREN_POLICY_", C
 _PLAIN: Final = frozenset(
     (
         *("type", "title", "fairness_key", "role", "agent_id", "affinity_key", "parent_task_id"),
-        *("exclusive", "requires_review"),
+        *("priority", "fairness_weight", "exclusive", "requires_review"),
     )
 )
 
@@ -180,14 +180,11 @@ def _fill_outcome(message: pb.Task, task: Task, *, brief: bool) -> None:
 
 
 def fill_spec(message: pb.TaskSpec, spec: TaskSpec, *, brief: bool = False) -> None:
-    """Write what should be done. Sub-messages that hold only defaults stay unset."""
-    message.priority = spec.priority
-    message.fairness_weight = spec.fairness_weight
-    message.dependency_policy = _DEPENDENCY.numbers[spec.dependency_policy]  # type: ignore[assignment]  # as above
-    message.children_policy = _CHILDREN.numbers[spec.children_policy]  # type: ignore[assignment]  # as above
+    """Write what should be done over whatever was there. Sub-messages that hold only defaults stay unset."""
+    message.CopyFrom(_USUAL)
     if spec.input is not None and not brief:
         fill_payload(message.input, spec.input)
-    # The rest is mostly what it is by default, which a specification often does not even hold.
+    # What it does not hold is what it is by default: most tasks give three fields of twenty.
     for name, value in vars(spec).items():
         if value and name in _PLAIN:
             setattr(message, name, value)
@@ -220,15 +217,25 @@ def _write_timeouts(spec: pb.TaskSpec, timeouts: Timeouts) -> None:
         set_span(message.input_timeout, timeouts.input)
 
 
-def _write_strategy(spec: pb.TaskSpec, strategy: Strategy) -> None:
-    spec.routing_strategy = STRATEGIES.numbers[strategy]  # type: ignore[assignment]  # as above
+def _write_member(name: str, table: EnumTable) -> Callable[[pb.TaskSpec, Any], None]:
+    return lambda message, member: setattr(message, name, table.numbers[member])
 
 
 _WRITE: Final[dict[str, Callable[[pb.TaskSpec, Any], None]]] = {
     "required_capabilities": lambda message, values: message.required_capabilities.extend(values),
     "labels": lambda message, labels: message.labels.update(labels),
     "depends_on": lambda message, values: message.depends_on.extend(values),
+    "dependency_policy": _write_member("dependency_policy", _DEPENDENCY),
+    "children_policy": _write_member("children_policy", _CHILDREN),
     "retry": _write_retry,
     "timeouts": _write_timeouts,
-    "strategy": _write_strategy,
+    "strategy": _write_member("routing_strategy", STRATEGIES),
 }
+
+_USUAL: Final = pb.TaskSpec(
+    priority=TaskSpec.priority,
+    fairness_weight=TaskSpec.fairness_weight,
+    dependency_policy=_DEPENDENCY.numbers[TaskSpec.dependency_policy],  # type: ignore[arg-type]  # as above
+    children_policy=_CHILDREN.numbers[TaskSpec.children_policy],  # type: ignore[arg-type]  # as above
+)
+"""What every specification says where nothing else was given."""
