@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Final
 
 from agenthive_server.telemetry import Histogram
 
@@ -23,8 +23,9 @@ from .clock import Clock
 from .errors import CursorCompacted, KernelError, StoreUnavailable
 from .events import Event
 from .memory import Memory
-from .ports import Change, Feed, Store, Touched
-from .records import Key, Kind, Record, Ref
+from .others import READ, Others, Own
+from .ports import Change, Feed, Store
+from .records import Kind, Record, Ref
 from .tasks import Task
 
 LOOK_EVERY: Final = 1.0
@@ -32,9 +33,6 @@ LOOK_EVERY: Final = 1.0
 
 PAUSE: Final = 0.1
 """Seconds until the next try when the store could not be read."""
-
-READ: Final = 500
-"""Records read at once."""
 
 EVENTS: Final = 2_000
 
@@ -53,15 +51,6 @@ FOLLOWED: Final = (Kind.SESSION, Kind.AGENT, Kind.MESSAGE, Kind.BROADCAST, Kind.
 _log = logging.getLogger(__name__)
 
 
-class _Own(NamedTuple):
-    """A group of this replica that has not had its turn yet."""
-
-    before: int
-    after: int
-    refs: frozenset[Ref]
-    events: Sequence[Event]
-
-
 class Following:
     """Keeps a memory up to date with a store that others write as well."""
 
@@ -76,16 +65,16 @@ class Following:
         concerns: Callable[[Record], bool] = lambda _: False,
     ) -> None:
         """`concerns`: whether somebody here has to hear how a record ended."""
-        self._concerns = concerns
         self._memory = memory
         self._store = store
         self._feed = feed
+        self._others = Others(memory, store, feed, concerns)
         self._announce = announce
         self._clock = clock
         # The last group whose turn has come, and where the log stood after it.
         self.group = 0
         self.head = 0
-        self._own: deque[_Own] = deque()
+        self._own: deque[Own] = deque()
         self._asked: list[asyncio.Future[None]] = []
         self._woken = asyncio.Event()
         self._rung = 0
@@ -157,7 +146,7 @@ class Following:
                 self._pass(after, events)
             else:
                 refs = frozenset(ref for each in changes for ref in (*each.puts, *each.deletes))
-                self._own.append(_Own(before, after, refs, events))
+                self._own.append(Own(before, after, refs, events))
                 self._turn()
         if self._own or self._rung > self.head:
             self._woken.set()
@@ -251,87 +240,47 @@ class Following:
 
     async def _step(self, until: int) -> bool:
         """Follow some of the feed; whether there may be more."""
-        bound = self._own[0].before if self._own else None
-        found = await self._feed.changes(self.group, bound)
-        if not found and bound is not None and bound > self.group:
+        known = self._own[0].before if self._own else 0
+        read = await self._feed.changes(self.group, self._mine())
+        if not read and known > self.group:
             # It is not there: either it is too long ago, and all that is known comes later.
-            found = await self._feed.changes(self.group)
-        # What was committed here meanwhile may have had its turn.
-        found = [change for change in found if change.number > self.group]
-        if found and found[0].number != self.group + 1:
-            _log.warning("memory_is_filled_anew", extra={"group": self.group, "oldest": found[0].number})
+            read = await self._feed.changes(self.group)
+        # What was committed here meanwhile may have had its turn, or waits for it.
+        read = [change for change in read if change.number > self.group]
+        mine = self._mine()
+        found = [change for change in read if change.number not in mine]
+        if read and read[0].number != self.group + 1:
+            _log.warning("memory_is_filled_anew", extra={"group": self.group, "oldest": read[0].number})
             self.refills += 1
             await self._fill()
         elif found:
             await self._take(found)
             self._next_look = self._clock.monotonic() + (CALM if len(found) <= FEW else PACE)
-        elif self.group < max(until, bound or 0):
+        elif self.group < max(until, known):
             raise StoreUnavailable("what other replicas changed cannot be read yet")
         self._turn()
-        return self.group < until or bound is not None or len(found) >= MANY
+        return self.group < until or bool(self._own) or len(read) >= MANY
+
+    def _mine(self) -> set[int]:
+        """Return the numbers of this replica's groups that wait for their turn: nobody has to tell it what they did."""
+        return {number for own in self._own for number in range(own.before + 1, own.after + 1)}
 
     async def _take(self, found: Sequence[Change]) -> None:
-        """Take over what some groups did, and tell of it."""
-        last, anew = _last(found)
-        records = await self._records(last, anew)
+        """Take over what groups of others did, and tell of it; those of this replica in between have their turn."""
+        done = await self._others.read(found, self._own)
         if found[0].number != self.group + 1:
             # It had its turn while this was read.
             return
-        newer, memory = self._newer(found[-1].number), self._memory
-        # Tasks before their progress, which is kept for those that are open.
-        for ref in sorted({**last, **records}, key=_is_progress):
-            touched_ = last.get(ref)
-            if ref in newer:
-                continue
-            if touched_ is not None and touched_.revision < 0 and ref not in records:
-                memory.close(ref, -touched_.revision, anew=ref in anew)
-            elif ref in records or ref in anew:
-                memory.follow(ref, records.get(ref), anew=ref in anew)
-        memory.followed()
-        self._pass(found[-1].number, [event for change in found for event in change.events])
+        self._others.take(done, self._newer(found[-1].number))
+        events: list[Event] = []
+        for change in found:
+            if self._own and self._own[0].before < change.number:
+                self._pass(self._own[0].before, events)
+                self._turn()
+                events = []
+            events += change.events
+        self._pass(found[-1].number, events)
         self.head = max(self.head, found[-1].head)
-
-    async def _records(self, last: Mapping[Ref, Touched], anew: Collection[Ref]) -> dict[Ref, Record | None]:
-        """Return the records that are not known as they were left; what the feed does not have is read."""
-        found: dict[Ref, Record | None] = {}
-        unread: list[Ref] = []
-        for ref, touched in last.items():
-            known = self._memory.committed(ref) if ref not in anew else None
-            if known is not None and known.revision >= abs(touched.revision):
-                continue
-            if touched.revision <= 0:
-                if touched.revision and known is not None and self._concerns(known):
-                    unread.append(ref)
-                continue
-            record = found[ref] = self._feed.record(touched, known)
-            if record is None:
-                unread.append(ref)
-        if unread:
-            found.update(await self._read(unread))
-        if left_behind := self._left_behind(last, found):
-            found.update(await self._read(left_behind))
-        return found
-
-    def _left_behind(self, last: Iterable[Ref], records: Mapping[Ref, Record | None]) -> list[Ref]:
-        """Return the progress of tasks that are tried again: it is not in memory if they were over."""
-        tasks = (records.get(ref) or self._memory.committed(ref) for ref in last if ref[0] is Kind.TASK)
-        found = [
-            (Kind.PROGRESS, task.key)
-            for task in tasks
-            if isinstance(task, Task) and not task.terminal and task.attempt > (1 if task.lease is not None else 0)
-        ]
-        return [ref for ref in found if ref not in last and self._memory.progress(ref[1]) is None]
-
-    async def _read(self, refs: Iterable[Ref]) -> dict[Ref, Record | None]:
-        by_kind: dict[Kind, list[Key]] = {}
-        for kind, key in refs:
-            by_kind.setdefault(kind, []).append(key)
-        found: dict[Ref, Record | None] = {}
-        for kind, keys in by_kind.items():
-            for start in range(0, len(keys), READ):
-                some = keys[start : start + READ]
-                found.update(zip(((kind, key) for key in some), await self._store.get(kind, some), strict=True))
-        return found
 
     async def _events(self, head: int) -> AsyncIterator[list[Event]]:
         """Yield what happened since, up to a place in the log; those that are gone already are left out."""
@@ -344,27 +293,6 @@ class Following:
                 continue
             yield [event for event in read if event.sequence <= head]
             after = read[-1].sequence if read else head
-
-
-def _is_progress(ref: Ref) -> bool:
-    return ref[0] is Kind.PROGRESS
-
-
-def _last(found: Sequence[Change]) -> tuple[dict[Ref, Touched], set[Ref]]:
-    """Return what was done last to each record, and those that were removed on the way."""
-    last: dict[Ref, Touched] = {}
-    anew: set[Ref] = set()
-    for change in found:
-        for touched in change.touched:
-            ref = touched.ref
-            before = last.get(ref)
-            if not touched.revision:
-                anew.add(ref)
-            elif before is not None and before.spec and not touched.spec:
-                # A specification is written once.
-                touched = touched._replace(spec=before.spec)
-            last[ref] = touched
-    return last, anew
 
 
 def _fail(futures: Iterable[asyncio.Future[None]], error: KernelError) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -173,8 +173,8 @@ class Feed(Protocol):
     async def cut(self, kinds: Sequence[Kind]) -> tuple[int, list[list[Record]]]:
         """Return where the log stands, and all records of some kinds as of then; of tasks those that are not over."""
 
-    async def changes(self, after: int, until: int | None = None) -> Sequence[Change]:
-        """Return some of the groups after one, in order, at most up to another.
+    async def changes(self, after: int, without: Collection[int] = ()) -> Sequence[Change]:
+        """Return some of the groups after one, in order, without those of some numbers.
 
         They do not begin with `after + 1` where that is not known any more.
         """

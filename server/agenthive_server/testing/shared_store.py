@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextvars import copy_context
 from typing import Final
 
@@ -138,11 +138,11 @@ class SharedStore(FaultyStore):
 
         return await self.ask(question)
 
-    async def changes(self, after: int, until: int | None = None) -> Sequence[Change]:
+    async def changes(self, after: int, without: Collection[int] = ()) -> Sequence[Change]:
         """Return some of the groups after one, in order; what is too long ago is not known any more."""
 
         async def question() -> Sequence[Change]:
-            found = (c for c in self.database.changes if c.number > after and (until is None or c.number <= until))
+            found = (c for c in self.database.changes if c.number > after and c.number not in without)
             return [change for change, _ in zip(found, range(SOME), strict=False)]
 
         return await self.ask(question)

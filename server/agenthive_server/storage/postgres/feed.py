@@ -6,7 +6,7 @@ go, and nothing of it twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -82,9 +82,9 @@ class Notes:
         return _pack((self._entries, self.events))
 
 
-async def changes(db: Connection, after: int, until: int, limit: int) -> Sequence[Change]:
-    """Return at most `limit` groups after one, up to another; see `kernel.ports.Feed`."""
-    return [_change(*row) for row in await db.fetch(statements.CHANGES_AFTER, after, until, limit)]
+async def changes(db: Connection, after: int, without: Collection[int], limit: int) -> Sequence[Change]:
+    """Return at most `limit` groups after one, without some; see `kernel.ports.Feed`."""
+    return [_change(*row) for row in await db.fetch(statements.CHANGES_AFTER, after, list(without), limit)]
 
 
 def _change(number: int, head: int, time: float, packed: bytes) -> Change:

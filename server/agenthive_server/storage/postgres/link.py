@@ -64,13 +64,13 @@ class Link:
 
         It is run again when the connection turns out to have been lost since it was used last.
         """
-        return await self.finish(self._call(work, limit))
+        return await self.finish(self.run(work, limit))
 
     def post(self, work: Work[object]) -> None:
         """Run work when its turn comes; nobody waits for it, and a failure is only logged."""
         if not self._open:
             return
-        task = asyncio.create_task(self._call(work, CALL_LIMIT))
+        task = asyncio.create_task(self.run(work, CALL_LIMIT))
         self._under_way.add(task)
         task.add_done_callback(self._posted)
 
@@ -95,7 +95,8 @@ class Link:
             # Looked at, so that nobody warns of an error that those who would have heard it do not wait for.
             task.exception()
 
-    async def _call(self, work: Work[T], limit: float) -> T:
+    async def run(self, work: Work[T], limit: float) -> T:
+        """As `call`, for who sees to it that it is finished."""
         async with self.turn():
             used = self.connected
             try:
@@ -185,11 +186,10 @@ class Links:
     async def call(self, work: Work[T], *, limit: float = CALL_LIMIT) -> T:
         """As `Link.call`, once one of them is free."""
         link = await self._free.get()
+        return await link.finish(self._run(link, work, limit))
 
-        async def run() -> T:
-            try:
-                return await link.call(work, limit=limit)
-            finally:
-                self._free.put_nowait(link)
-
-        return await link.finish(run())
+    async def _run(self, link: Link, work: Work[T], limit: float) -> T:
+        try:
+            return await link.run(work, limit)
+        finally:
+            self._free.put_nowait(link)

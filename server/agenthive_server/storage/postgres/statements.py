@@ -14,6 +14,7 @@ from sqlalchemy import (
     Double,
     Table,
     Text,
+    all_,
     any_,
     bindparam,
     cast,
@@ -213,14 +214,14 @@ _GROUP: Final = CHANGE.c.group_count
 
 CHANGES_AFTER: Final = compiled(
     select(*CHANGE.c)
-    .where(bindparam("after", type_=BigInteger) < _GROUP, bindparam("until", type_=BigInteger) >= _GROUP)
+    .where(bindparam("after", type_=BigInteger) < _GROUP, all_(cast(bindparam("without"), ARRAY(BigInteger))) != _GROUP)
     .order_by(_GROUP)
     .limit(bindparam("limit")),
     "after",
-    "until",
+    "without",
     "limit",
 )
-"""Select what groups changed: after, until, limit."""
+"""Select what groups changed: after, their numbers, limit."""
 
 DELETE_CHANGES: Final = compiled(
     delete(CHANGE).where(select(META.c.group_count - bindparam("kept", type_=BigInteger)).scalar_subquery() > _GROUP),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Final
 
@@ -187,10 +186,9 @@ class PostgresStore:
         _, head, _, group_count = await self._readers.call(reader.position)
         return group_count, head
 
-    async def changes(self, after: int, until: int | None = None) -> Sequence[Change]:
+    async def changes(self, after: int, without: Collection[int] = ()) -> Sequence[Change]:
         """Return some of the groups after one, in order; what is too long ago is not known any more."""
-        last = sys.maxsize if until is None else until
-        return await self._readers.call(partial(feed.changes, after=after, until=last, limit=CHANGES_AT_ONCE))
+        return await self._readers.call(partial(feed.changes, after=after, without=without, limit=CHANGES_AT_ONCE))
 
     def record(self, touched: Touched, known: Record | None) -> Record | None:
         """Return a record as a group wrote it, given the state of it that is known; None when it has to be read."""
