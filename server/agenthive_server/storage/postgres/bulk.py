@@ -2,8 +2,8 @@
 is written; else nothing is, and the rows that are not as expected are returned.
 
 The statement is run in a transaction that holds the head of the log (`statements.BEGIN`). Its parts see one state of
-the database, that after the lock was taken, so the comparison is exact. A group of any size is one round trip. Values
-go as a list for each column; the texts are in `texts.py`.
+the database, that after the lock was taken, so the comparison is exact. A group of any size is one round trip. The
+texts and how values are sent are in `texts.py`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from agenthive_server.storage.rows import insert_row, update_row
 from . import texts
 from .dial import Row
 from .feed import Notes
-
-Columns = list[Sequence[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,24 +59,24 @@ def build(
         (kind, key), revision = fence
         by_kind.setdefault(kind, Rows()).checks.append((key, revision))
     parts: list[texts.Part] = []
-    columns: Columns = []
+    arguments: list[Any] = []
     notes = Notes()
     for kind in sorted(by_kind):
         for deed, records, rows in _deeds(kind, by_kind[kind]):
             parts.append((kind, deed))
-            columns += zip(*rows, strict=True)
+            arguments += texts.arguments(texts.columns(kind, deed), rows)
             notes.add(kind, deed, records, rows)
     told = [changes for changes in members if changes.events]
     if not told and fold.empty:
-        return Bulk(texts.comparing(tuple(parts)), columns, told, written=False)
+        return Bulk(texts.comparing(tuple(parts)), arguments, told, written=False)
     if told:
         events = _events(told)
-        columns += zip(*events, strict=True)
+        arguments += texts.arguments(texts.EVENTS, events)
         notes.events = events
     text = texts.writing(tuple(parts), told=bool(told), ring=bool(told and channel))
     touched = notes.pack()
     fixed = [now, channel, sum(len(changes.events) for changes in told), touched]
-    return Bulk(text, [*fixed, *columns], told, written=True, touched=touched)
+    return Bulk(text, [*fixed, *arguments], told, written=True, touched=touched)
 
 
 def _deeds(kind: Kind, rows: Rows) -> Iterator[tuple[str, Sequence[Record], Sequence[Sequence[Any]]]]:
@@ -122,11 +120,11 @@ def _events(members: Sequence[ChangeSet]) -> list[tuple[int, int, bytes]]:
 # What is stored of the rows a group names
 
 
-def revisions(refs: Iterable[Ref]) -> tuple[str, Columns]:
+def revisions(refs: Iterable[Ref]) -> tuple[str, list[Any]]:
     """Return the statement that selects kind, namespace, id and revision of rows that are there, with its arguments."""
     by_kind: dict[Kind, list[tuple[str, str]]] = {}
     for kind, key in refs:
         by_kind.setdefault(kind, []).append(key)
     kinds = sorted(by_kind)
-    columns: Columns = [column for kind in kinds for column in zip(*by_kind[kind], strict=True)]
-    return texts.revisions(tuple(kinds)), columns
+    arguments = [argument for kind in kinds for argument in texts.arguments(texts.KEYS, by_kind[kind])]
+    return texts.revisions(tuple(kinds)), arguments

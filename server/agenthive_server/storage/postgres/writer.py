@@ -180,7 +180,10 @@ class Writer:
         """Judge every change set by the rows as they are; returns the verdicts, and those that stand as a statement."""
         known: dict[Ref, int] = dict.fromkeys((ref for changes in group for ref, _ in expectations(changes)), 0)
         if known:
-            text, arguments = bulk.revisions(known)
+            try:
+                text, arguments = bulk.revisions(known)
+            except REFUSED as error:
+                raise _DataRefused from error
             for kind, namespace, name, revision in await _sent(connection.fetch(text, *arguments)):
                 known[Kind(kind), (namespace, name)] = revision
         fold, stand, outcomes = Fold(known), [], list[Outcome]()
