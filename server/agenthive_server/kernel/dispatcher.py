@@ -82,7 +82,7 @@ class Dispatcher:
     def _fill(self, view: View) -> list[Key]:
         chosen: list[Key] = []
         now = self._clock.now()
-        with Reserving(self._pool) as reserving:
+        with Reserving(self._pool, WAVE) as reserving:
             while len(chosen) < WAVE and (queue := self._pool.next_queue()) is not None:
                 head = queue.head()
                 task = self._memory.task(head[1]) if head else None
@@ -104,7 +104,7 @@ class Dispatcher:
         if agent is not None and session is not None and session.state is SessionState.OPEN:
             view.check(agent)
             view.check(session)
-            for ending in self._index.ending(agent_key):
+            for ending in self._index.ending(agent_key, WAVE):
                 view.check(ending)
         assigned, facts = attempts.assign(task, agent_key[1], session_id, now=now, floor=view.epoch_floor)
         view.put(assigned, *facts)

@@ -130,13 +130,16 @@ class Index:
         if record is not None and record.state is AgentState.DRAINING:
             self._unsettled(agent)
 
-    def ending(self, agent: Key) -> list[Task]:
+    def ending(self, agent: Key, wanted: int) -> list[Task]:
         """Return tasks of an agent whose ends are in flight: with another replica they may come to nothing.
 
-        Who takes their slots rests on them.
+        Who takes their slots rests on them. Where as many as are `wanted` are free besides, nobody does.
         """
         found: list[Task] = []
-        for key in list(self._ending.get(agent, ())):
+        ending = self._ending.get(agent)
+        if not ending or self.pool.agents[agent].free - len(ending) >= wanted:
+            return found
+        for key in list(ending):
             task = self.memory.task(key)
             if task is not None and self.memory.flight((Kind.TASK, key)) is not None:
                 found.append(task)

@@ -15,10 +15,12 @@ class Reserving:
     At its end they are as they were: the decision's change set says who was given them, or it comes to nothing.
     """
 
-    __slots__ = ("_before", "_pool")
+    __slots__ = ("_before", "_pool", "most")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, most: int) -> None:
+        """`most`: slots that are taken at most."""
         self._pool = pool
+        self.most = most
         self._before: dict[Key, Standing] = {}
 
     def __contains__(self, agent: Key) -> bool:

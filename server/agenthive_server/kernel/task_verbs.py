@@ -77,7 +77,7 @@ class TaskVerbs:
                 raise Overloaded("the queue is full", reason="QUOTA_EXCEEDED", retry_after=1.0)
             made: dict[str, Task] = {}
             before = self._hooks.current.before_delegate
-            with Reserving(self._index.pool) as taken:
+            with Reserving(self._index.pool, len(specs)) as taken:
                 for task_id in order:
                     existing = view.peek((Kind.TASK, (caller.namespace, task_id))) if task_id in chosen else None
                     if existing is None:
@@ -147,7 +147,7 @@ class TaskVerbs:
                 return None
             view.check(record)
             view.check(session)
-            for ending in self._index.ending(agent.key):
+            for ending in self._index.ending(agent.key, taken.most):
                 view.check(ending)
             self._dispatching.check(view)
         taken.take(agent)

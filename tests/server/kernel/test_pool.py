@@ -106,7 +106,7 @@ def test_round_robin_goes_round_within_one_change_set(strategy: Strategy) -> Non
     for name in "abc":
         _agent(pool, name, slots=10)
     order = ""
-    with Reserving(pool) as taken:
+    with Reserving(pool, 8) as taken:
         for _ in range(9):
             name = _choose(pool, strategy=strategy, priority=1)
             order += name
@@ -253,7 +253,7 @@ class _Random:
     def dispatch(self) -> None:
         """One wave: several choices are made before they become leases, or come to nothing."""
         chosen: list[tuple[Task, Key]] = []
-        with Reserving(self.pool) as taken:
+        with Reserving(self.pool, 8) as taken:
             for _ in range(self.dice.randint(1, 6)):
                 queue = self.pool.next_queue()
                 if queue is None:

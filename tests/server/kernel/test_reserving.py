@@ -24,7 +24,7 @@ def test_slots_are_taken_while_the_decision_is_made_and_free_when_it_fails() -> 
     before = (agent.used, agent.last_assigned, agent.share)
 
     def decide() -> None:
-        with Reserving(pool) as taken:
+        with Reserving(pool, 8) as taken:
             assert KEY not in taken
             taken.take(agent)
             assert KEY in taken
