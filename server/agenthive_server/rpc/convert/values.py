@@ -150,11 +150,12 @@ def digest_of(request: Message) -> str:
     """Return the hash of a request, without its request id and its waits. The request is afterwards as it was."""
     kept: list[tuple[str, Any]] = []
     for name, nested in _left_out(request.DESCRIPTOR):
+        if nested and not request.HasField(name):
+            continue
         value = getattr(request, name)
-        if not nested:
-            kept.append((name, value))
-        elif request.HasField(name):
-            kept.append((name, type(value).FromString(value.SerializeToString())))
+        if not value and not nested:
+            continue
+        kept.append((name, type(value).FromString(value.SerializeToString()) if nested else value))
         request.ClearField(name)
     digest = blake2b(request.SerializeToString(deterministic=True), digest_size=16).hexdigest()
     for name, value in kept:
