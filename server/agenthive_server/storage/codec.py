@@ -46,11 +46,14 @@ class Fields:
     def pack(self, record: Any) -> bytes:
         """Return the fields that differ from their defaults; raises TypeError or ValueError when one cannot be."""
         defaults = self._defaults
+        # None is itself and nothing else; to ask a dataclass costs more than to write it.
         return _pack(
             {
                 name: value
                 for name, value in record.__dict__.items()
-                if name in defaults and value is not (default := defaults[name]) and value != default
+                if name in defaults
+                and value is not (default := defaults[name])
+                and (default is None or value != default)
             }
         )
 
