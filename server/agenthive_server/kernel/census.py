@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, cast
 
 from .agent_verbs import ShownAgent
 from .agents import Agent
 from .clock import Clock
 from .events import Event, EventType
-from .memory import Memory
-from .records import Kind, Record, Ref
+from .memory import Changed, Memory
+from .records import Kind
 from .tasks import TERMINAL, Task, TaskState
 
 _EVERY: Final = 1.0
@@ -36,17 +36,19 @@ class Census:
         self._look_again = float("-inf")
         memory.listeners.append(self._changed)
 
-    def _changed(self, ref: Ref, old: Record | None, new: Record | None) -> None:
-        if ref[0] is not Kind.TASK:
-            return
-        was = old.state if isinstance(old, Task) else None
-        now = new.state if isinstance(new, Task) else None
-        if was is now:
-            return
-        if was is not None and was not in TERMINAL:
-            self.tasks[was] -= 1
-        if now is not None and now not in TERMINAL:
-            self.tasks[now] += 1
+    def _changed(self, changes: Iterable[Changed]) -> None:
+        tasks = self.tasks
+        for (kind, _), old, new in changes:
+            if kind is not Kind.TASK:
+                continue
+            was = cast(Task, old).state if old is not None else None
+            now = cast(Task, new).state if new is not None else None
+            if was is now:
+                continue
+            if was is not None and was not in TERMINAL:
+                tasks[was] -= 1
+            if now is not None and now not in TERMINAL:
+                tasks[now] += 1
 
     def observe(self, events: Iterable[Event]) -> None:
         """Count events that were committed."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from .agents import Agent, AgentState, Wanted
 from .clock import Clock
-from .memory import Memory
+from .memory import Changed, Memory
 from .messages import Message, MessageState
 from .pool import Pool
-from .records import Key, Kind, Record, Ref
+from .records import Key, Kind
 from .sessions import Session, SessionState
-from .tasks import Lease, Progress, Task, TaskState
+from .tasks import TERMINAL, Lease, Progress, Task, TaskState
 from .timers import Timers
 from .transitions import next_deadline
 
@@ -58,20 +58,20 @@ class Index:
         # Leases granted (positive) or ended that the pool has not been told of: it is told once a change set.
         self._used: dict[Key, int] = {}
         memory.listeners.append(self._changed)
-        memory.after_changes.append(self._tell_pool)
 
-    def _changed(self, ref: Ref, old: Record | None, new: Record | None) -> None:
-        kind = ref[0]
-        if kind is Kind.TASK:
-            self._task(ref[1], old, new)  # type: ignore[arg-type]  # the kind says so
-        elif kind is Kind.AGENT:
-            self._agent(ref[1], old, new)  # type: ignore[arg-type]  # the kind says so
-        elif kind is Kind.SESSION:
-            self._session(ref[1], new)  # type: ignore[arg-type]  # the kind says so
-        elif kind is Kind.MESSAGE:
-            self._message(ref[1], old, new)  # type: ignore[arg-type]  # the kind says so
-        elif kind is Kind.PROGRESS and self.listens and new is not None:
-            self._progress(ref[1], new)  # type: ignore[arg-type]  # the kind says so
+    def _changed(self, changes: Iterable[Changed]) -> None:
+        for (kind, key), old, new in changes:
+            if kind is Kind.TASK:
+                self._task(key, old, new)  # type: ignore[arg-type]  # the kind says so
+            elif kind is Kind.AGENT:
+                self._agent(key, old, new)  # type: ignore[arg-type]  # the kind says so
+            elif kind is Kind.SESSION:
+                self._session(key, new)  # type: ignore[arg-type]  # the kind says so
+            elif kind is Kind.MESSAGE:
+                self._message(key, old, new)  # type: ignore[arg-type]  # the kind says so
+            elif kind is Kind.PROGRESS and self.listens and new is not None:
+                self._progress(key, new)  # type: ignore[arg-type]  # the kind says so
+        self._tell_pool()
 
     # Tasks ----------------------------------------------------------------------------------------------------------
 
@@ -79,26 +79,31 @@ class Index:
         was, now = old.lease if old is not None else None, new.lease if new is not None else None
         if was is not now and (was is None or now is None or _differ(was, now)):
             if was is not None:
-                self._lease_ended(key, was.agent_id, was.session_id)
+                self._lease_ended(key, was)
             if now is not None and new is not None:
-                self._lease_granted(key, new, now.agent_id, now.session_id)
-        opened = new is not None and not new.terminal
-        if opened != (old is not None and not old.terminal):
-            self._parent(key, new or old, opened)
-            self._waits(key, old, new)
-        elif old is not None and new is not None and old.waiting_on != new.waiting_on:
-            self._waits(key, old, new)
+                self._lease_granted(key, new, now)
+        was_open = old is not None and old.state not in TERMINAL
+        is_open = new is not None and new.state not in TERMINAL
+        if was_open is not is_open:
+            self._parent(key, new or old, is_open)
+        waited = old.waiting_on if old is not None and was_open else ()
+        waits = new.waiting_on if new is not None and is_open else ()
+        if waited != waits:
+            self._waits(key, waited, waits)
         if new is not None and new.state is TaskState.QUEUED:
             self.pool.put_task(new, self.clock.now())
             self.wake_dispatcher()
         elif old is not None and old.state is TaskState.QUEUED:
             self.pool.remove_task(key)
-        self._task_timer(key, new)
+        if is_open and new is not None:
+            self._task_timer(key, new)
+        else:
+            self.task_timers.set(key, None)
 
-    def _task_timer(self, key: Key, task: Task | None) -> None:
-        due = next_deadline(task, self.accept_timeout) if task else None
+    def _task_timer(self, key: Key, task: Task) -> None:
+        due = next_deadline(task, self.accept_timeout)
         time = due[0] if due else None
-        if task is not None and task.avoid and task.state is TaskState.QUEUED:
+        if task.avoid and task.state is TaskState.QUEUED:
             ends = [until for _, until in task.avoid if until > self.clock.now()]
             if ends and time is not None:
                 time = min(time, *ends)
@@ -111,24 +116,21 @@ class Index:
             self.wake_dispatcher()
         self._task_timer(task.key, task)
 
-    def _lease_granted(self, key: Key, task: Task, agent_id: str, session_id: str) -> None:
-        agent = (key[0], agent_id)
+    def _lease_granted(self, key: Key, task: Task, lease: Lease) -> None:
+        agent = (key[0], lease.agent_id)
         self.leases_by_agent[agent][key] = None
-        self.leases_by_session[key[0], session_id][key] = None
+        self.leases_by_session[key[0], lease.session_id][key] = None
         self._used[agent] = self._used.get(agent, 0) + 1
         if task.spec.affinity_key:
             self.pool.assigned(task, agent)
 
-    def _lease_ended(self, key: Key, agent_id: str, session_id: str) -> None:
-        agent = (key[0], agent_id)
+    def _lease_ended(self, key: Key, lease: Lease) -> None:
+        agent = (key[0], lease.agent_id)
         _discard(self.leases_by_agent, agent, key)
-        _discard(self.leases_by_session, (key[0], session_id), key)
+        _discard(self.leases_by_session, (key[0], lease.session_id), key)
         self._used[agent] = self._used.get(agent, 0) - 1
         if self.listens and self.memory.flight((Kind.TASK, key)) is not None:
             self._ending[agent][key] = None
-        record = self.memory.agent(agent)
-        if record is not None and record.state is AgentState.DRAINING:
-            self._unsettled(agent)
 
     def ending(self, agent: Key, wanted: int) -> list[Task]:
         """Return tasks of an agent whose ends are in flight: with another replica they may come to nothing.
@@ -148,17 +150,21 @@ class Index:
         return found
 
     def _tell_pool(self) -> None:
-        if self._used:
-            used, self._used = self._used, {}
-            for agent, slots in used.items():
-                self.pool.use(agent, slots)
-            if self.pool.open:
-                self.wake_dispatcher()
+        if not self._used:
+            return
+        used, self._used = self._used, {}
+        for key, slots in used.items():
+            self.pool.use(key, slots)
+            agent = self.memory.agent(key)
+            if agent is not None and agent.state is AgentState.DRAINING:
+                self._unsettled(key)
+        if self.pool.open:
+            self.wake_dispatcher()
 
-    def _waits(self, key: Key, old: Task | None, new: Task | None) -> None:
-        for task_id in old.waiting_on if old else ():
+    def _waits(self, key: Key, waited: Iterable[str], waits: Iterable[str]) -> None:
+        for task_id in waited:
             _discard(self.dependents, (key[0], task_id), key)
-        for task_id in new.waiting_on if new and not new.terminal else ():
+        for task_id in waits:
             self.dependents[key[0], task_id][key] = None
 
     def _parent(self, key: Key, task: Task | None, is_open: bool) -> None:

@@ -5,14 +5,14 @@ differ while
 change sets are in flight. When a change set fails, the latest state falls back to the committed one; whatever was
 built on it fails too: its expected revisions are then wrong, or another's (`ChangeSet.built_on`).
 
-Listeners are told of every change of a latest state, forward and back, and keep indexes from it; when all the changes
-of a change set were told, `after_changes` are called.
+Listeners are told of every change of a latest state, forward and back, and keep indexes from it: of all that a change
+set changes at once, when the memory has it.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar, cast
 
 from .agents import Agent
@@ -25,8 +25,10 @@ from .tasks import Progress, Task
 
 R = TypeVar("R", bound=Record)
 
-Listener = Callable[[Ref, Record | None, Record | None], None]
-"""Called with the record's name, the old latest state and the new one."""
+Changed = tuple[Ref, Record | None, Record | None]
+"""A record's name, its old latest state and the new one."""
+
+Listener = Callable[[Sequence[Changed]], None]
 
 RECENT = 4_096
 """Records kept after they have been closed, for those who ask right afterwards."""
@@ -38,15 +40,26 @@ ALWAYS_COMPLETE = frozenset({Kind.AGENT, Kind.SESSION, Kind.BROADCAST, Kind.CURS
 
 
 class Flight:
-    """Changes of one record that are not committed yet, oldest first; None stands for a removal."""
+    """A change set that is not committed yet, and the states it replaced."""
 
-    __slots__ = ("committed", "outcome", "pending")
+    __slots__ = ("changes", "earlier", "found", "outcome", "since")
 
-    def __init__(self, committed: Record | None, outcome: Pending) -> None:
-        self.committed = committed
-        self.pending: list[tuple[ChangeSet, Record | None]] = []
-        # The outcome of the newest.
+    def __init__(self, changes: ChangeSet, outcome: Pending, since: int) -> None:
+        self.changes = changes
         self.outcome = outcome
+        # How far follow-ups had come: what they see from there on is seen with it.
+        self.since = since
+        # By record: what was there; of the oldest in flight that changes a record, that is the committed state.
+        self.found: dict[Ref, Record | None] = {}
+        # By record: who changed it before, if that is in flight too.
+        self.earlier: dict[Ref, Flight] = {}
+
+    def oldest(self, ref: Ref) -> Flight:
+        """Return the oldest in flight that changes a record which this one changes."""
+        flight = self
+        while (earlier := flight.earlier.get(ref)) is not None:
+            flight = earlier
+        return flight
 
 
 def is_open(record: Record) -> bool:
@@ -63,16 +76,19 @@ class Memory:
 
     def __init__(self) -> None:
         self._latest: dict[Kind, dict[Key, Record]] = {kind: {} for kind in Kind}
+        # By record: the newest that changes it.
         self._flights: dict[Ref, Flight] = {}
+        # All of them by the identity of their change sets, oldest first.
+        self._underway: dict[int, Flight] = {}
+        # Never what is among the latest as well.
         self._recent: OrderedDict[Ref, Record] = OrderedDict()
         self.listeners: list[Listener] = []
+        # What they have not been told yet.
+        self._untold: list[Changed] = []
         # What lease and start epochs come after; zero but in a log that was restored (`restored.py`).
         self.epoch_floor = 0
-        self.after_changes: list[Callable[[], None]] = []
-        # How far follow-ups have come, and had come when each change set in flight was made the latest state: what
-        # they saw since then was seen with it.
+        # How far follow-ups have come.
         self.followed_to = 0
-        self._since: dict[int, int] = {}
         # From where they have to look again, because something they saw came to nothing.
         self.look_again = NEVER
         # Grows when a committed state becomes another, so that who reads the store can tell whether it did meanwhile.
@@ -83,7 +99,7 @@ class Memory:
         for record in records:
             if is_open(record):
                 self._change(record.ref, record)
-        self._changed()
+        self._tell()
 
     def latest(self, ref: Ref) -> Record | None:
         """Return the state decisions build on, or None if it is not in memory."""
@@ -91,17 +107,17 @@ class Memory:
         return found if found is not None else self._recent.get(ref)
 
     def look(self, ref: Ref) -> tuple[Record | None, Flight | None]:
-        """Return the latest state of a record, as `latest`, and its changes in flight, as `flight`."""
+        """Return the latest state of a record, as `latest`, and its newest change in flight, as `flight`."""
         found = self._latest[ref[0]].get(ref[1])
         return found if found is not None else self._recent.get(ref), self._flights.get(ref)
 
     def committed(self, ref: Ref) -> Record | None:
         """Return the state callers are shown, or None if it is not in memory."""
         flight = self._flights.get(ref)
-        return flight.committed if flight is not None else self.latest(ref)
+        return flight.oldest(ref).found[ref] if flight is not None else self.latest(ref)
 
     def flight(self, ref: Ref) -> Flight | None:
-        """Return the changes in flight of a record, or None."""
+        """Return the newest change in flight of a record, or None."""
         return self._flights.get(ref)
 
     def all(self, kind: type[R]) -> list[R]:
@@ -135,80 +151,94 @@ class Memory:
     def apply(self, changes: ChangeSet, outcome: Pending) -> None:
         """Make a submitted change set the latest state; `outcome` is what will become of it."""
         flights = self._flights
-        self._since[id(changes)] = self.followed_to
-        if flights:
-            changes.built_on = self._underway(changes)
+        flight = self._underway[id(changes)] = Flight(changes, outcome, self.followed_to)
+        self._build(flight)
+        found = flight.found
         for ref, record in _rows(changes):
-            flight = flights.get(ref)
-            if flight is None:
-                flight = flights[ref] = Flight(self.latest(ref), outcome)
-            else:
-                flight.outcome = outcome
-            flight.pending.append((changes, record))
-            self._change(ref, record)
-        self._changed()
+            found[ref] = self._change(ref, record)
+            flights[ref] = flight
+        self._tell()
 
-    def _underway(self, changes: ChangeSet) -> tuple[ChangeSet, ...]:
-        """Return those in flight that made the states a change set was decided on."""
-        flights, found = self._flights, list[ChangeSet]()
+    def _build(self, flight: Flight) -> None:
+        """Note which others in flight made the states a change set was decided on."""
+        flights, changes, found = self._flights, flight.changes, dict[int, ChangeSet]()
         for refs in (changes.puts, changes.deletes, changes.checks):
+            if flights.keys().isdisjoint(refs.keys()):
+                continue
             for ref in refs:
-                flight = flights.get(ref)
-                if flight is not None and not any(flight.pending[-1][0] is other for other in found):
-                    found.append(flight.pending[-1][0])
-        return tuple(found)
+                earlier = flights.get(ref)
+                if earlier is not None:
+                    found[id(earlier)] = earlier.changes
+                    if refs is not changes.checks:
+                        flight.earlier[ref] = earlier
+        changes.built_on = tuple(found.values())
 
     @property
     def seen_for_sure(self) -> int:
         """Up to where follow-ups saw nothing that may come to nothing yet; `NEVER` while nothing is in flight."""
-        return next(iter(self._since.values()), NEVER)
+        oldest = next(iter(self._underway.values()), None)
+        return oldest.since if oldest is not None else NEVER
 
     def settle(self, changes: ChangeSet, *, known: bool = False) -> None:
         """Note that a change set was committed; `known`: that was followed already, and so was what came after it."""
         self.moves += 1
-        self._since.pop(id(changes), None)
         flights = self._flights
+        flight = self._underway.pop(id(changes), None)
         for ref, record in _rows(changes):
-            flight = flights.get(ref)
-            if flight is None:
-                if not known:
-                    # Given up as unknown before, yet written: what was built on it says so.
-                    self._change(ref, record)
-                    self._changed()
-                continue
-            pending = flight.pending
-            if not known:
-                flight.committed = record
-            if pending[0][0] is changes:
-                del pending[0]
-            if not pending:
+            if flight is None or known or flights.get(ref) is not flight or ref in flight.earlier:
+                self._settle_among(ref, record, flight, known)
+            else:
                 del flights[ref]
-                if known and flight.committed is not record:
-                    self._change(ref, flight.committed)
-                    self._changed()
-                record = flight.committed
-                if record is not None and not (is_open(record) and self._wanted(ref)):
-                    self._retire(ref, record)
+                self._leave(ref, record)
+        self._tell()
+
+    def _settle_among(self, ref: Ref, record: Record | None, flight: Flight | None, known: bool) -> None:
+        """Note what was committed of a record that others in flight change too, or others have committed."""
+        newest = self._flights.get(ref)
+        if newest is None:
+            if not known:
+                # Given up as unknown before, yet written: what was built on it says so.
+                self._change(ref, record)
+            return
+        later, oldest = None, newest
+        while (earlier := oldest.earlier.get(ref)) is not None:
+            later, oldest = oldest, earlier
+        committed = oldest.found[ref] if known else record
+        if oldest is not flight:
+            oldest.found[ref] = committed
+        elif later is not None:
+            del later.earlier[ref]
+            later.found[ref] = committed
+        else:
+            del self._flights[ref]
+            if committed is not record:
+                self._change(ref, committed)
+            self._leave(ref, committed)
 
     def revert(self, changes: ChangeSet) -> None:
         """Note that a change set was not committed; its records fall back."""
-        self.look_again = min(self.look_again, self._since.pop(id(changes), NEVER))
-        for ref, _ in _rows(changes):
-            self._fall(ref, changes)
-        self._changed()
+        flight = self._underway.pop(id(changes), None)
+        if flight is not None:
+            self.look_again = min(self.look_again, flight.since)
+            for ref in flight.found:
+                self._fall(ref, flight)
+            self._tell()
 
-    def _fall(self, ref: Ref, changes: ChangeSet) -> None:
-        flight = self._flights.get(ref)
-        at = next((i for i, (owner, _) in enumerate(flight.pending) if owner is changes), -1) if flight else -1
-        if flight is None or at < 0:
+    def _fall(self, ref: Ref, flight: Flight) -> None:
+        """Take back what a change set made of a record, and what was made of it since."""
+        later = self._flights.get(ref)
+        while later is not None and later is not flight:
+            later = later.earlier.get(ref)
+        if later is None:
             return
-        del flight.pending[at:]
-        base = flight.pending[-1][1] if flight.pending else flight.committed
-        self._change(ref, base)
-        if not flight.pending:
+        earlier = flight.earlier.get(ref)
+        if earlier is not None:
+            self._flights[ref] = earlier
+            self._change(ref, earlier.changes.puts.get(ref))
+        else:
             del self._flights[ref]
-            if base is not None and not (is_open(base) and self._wanted(ref)):
-                self._retire(ref, base)
+            self._change(ref, flight.found[ref])
+            self._leave(ref, flight.found[ref])
 
     def learn(self, ref: Ref, record: Record | None, moves: int) -> None:
         """Take over what was read from the store, unless changes are in flight.
@@ -228,7 +258,7 @@ class Memory:
             self._change(ref, record)
         elif ref[1] in self._latest[ref[0]]:
             self._change(ref, None)
-        self._changed()
+        self._tell()
 
     # What others committed ------------------------------------------------------------------------------------------
 
@@ -239,16 +269,14 @@ class Memory:
         has in flight was built on another state: it will fail, and falls back on this one.
         """
         flight = self._flights.get(ref)
-        known = flight.committed if flight is not None else self.latest(ref)
+        known = self.committed(ref)
         if record is not None and known is not None and not anew and record.revision <= known.revision:
             return
         if flight is not None:
-            flight.committed = record
-        elif record is None or (is_open(record) and self._wanted(ref)):
+            flight.oldest(ref).found[ref] = record
+        elif record is None or ref[1] in self._latest[ref[0]] or self._belongs(ref, record):
             self._change(ref, record)
-        elif ref[1] in self._latest[ref[0]]:
-            self._change(ref, record)
-            self._retire(ref, record)
+            self._leave(ref, record)
         else:
             # It was reopened and is over again, or was never open here.
             self._recent.pop(ref, None)
@@ -256,22 +284,18 @@ class Memory:
     def close(self, ref: Ref, revision: int, *, anew: bool = False) -> None:
         """Take over that another replica ended a record with a revision: who wants to see it reads the store."""
         flight = self._flights.get(ref)
-        known = flight.committed if flight is not None else self.latest(ref)
+        known = self.committed(ref)
         if known is None or (known.revision >= revision and not anew):
             return
         if flight is not None:
-            flight.committed = None
+            flight.oldest(ref).found[ref] = None
         else:
             self._change(ref, None)
-
-    def _wanted(self, ref: Ref) -> bool:
-        """Whether an open record belongs here: the progress of a task goes with it."""
-        return ref[0] is not Kind.PROGRESS or ref[1] in self._latest[Kind.TASK]
 
     def followed(self) -> None:
         """Let those who listen hear that what was followed is whole."""
         self.moves += 1
-        self._changed()
+        self._tell()
 
     def renew(self, kind: Kind, records: Iterable[Record], newer: Collection[Ref]) -> None:
         """Put all records of a kind right after a scan of the store, but for those that are known to be `newer`."""
@@ -289,29 +313,42 @@ class Memory:
             del self._recent[ref]
         self.followed()
 
-    def _change(self, ref: Ref, record: Record | None) -> None:
-        records = self._latest[ref[0]]
-        old = records.get(ref[1])
-        if record is None:
-            records.pop(ref[1], None)
-            self._recent.pop(ref, None)
-            if ref[0] is Kind.TASK:
-                self._latest[Kind.PROGRESS].pop(ref[1], None)
+    # One record ------------------------------------------------------------------------------------------------------
+
+    def _change(self, ref: Ref, record: Record | None) -> Record | None:
+        """Make a record the latest state, or none; returns what it was. Listeners hear of it with the next `_tell`."""
+        kind, key = ref
+        records = self._latest[kind]
+        old = records.get(key)
+        known = old if old is not None else self._recent.pop(ref, None)
+        if record is not None:
+            records[key] = record
         else:
-            records[ref[1]] = record
-        for listener in self.listeners:
-            listener(ref, old, record)
+            records.pop(key, None)
+            if kind is Kind.TASK:
+                self._latest[Kind.PROGRESS].pop(key, None)
+        self._untold.append((ref, old, record))
+        return known
 
-    def _changed(self) -> None:
-        for after in self.after_changes:
-            after()
+    def _tell(self) -> None:
+        if self._untold:
+            told, self._untold = self._untold, []
+            for listener in self.listeners:
+                listener(told)
 
-    def _retire(self, ref: Ref, record: Record) -> None:
-        self._latest[ref[0]].pop(ref[1], None)
-        if ref[0] is Kind.TASK:
-            self._latest[Kind.PROGRESS].pop(ref[1], None)
+    def _belongs(self, ref: Ref, record: Record) -> bool:
+        """Whether a committed record has to be here: one that is open; the progress of a task goes with it."""
+        return ref[1] in self._latest[Kind.TASK] if ref[0] is Kind.PROGRESS else is_open(record)
+
+    def _leave(self, ref: Ref, record: Record | None) -> None:
+        """Let a committed record go if it is over; a task is kept for a while apart."""
+        if record is None or self._belongs(ref, record):
+            return
+        kind, key = ref
+        self._latest[kind].pop(key, None)
+        if kind is Kind.TASK:
+            self._latest[Kind.PROGRESS].pop(key, None)
             self._recent[ref] = record
-            self._recent.move_to_end(ref)
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)
 

@@ -33,7 +33,7 @@ class _Flying:
     def __init__(self) -> None:
         self.memory = Memory()
         self.changes: list[tuple[Ref, Record | None, Record | None]] = []
-        self.memory.listeners.append(lambda *change: self.changes.append(change))
+        self.memory.listeners.append(self.changes.extend)
         self._outcome = Pending()
 
     def apply(self, changes: ChangeSet) -> ChangeSet:
