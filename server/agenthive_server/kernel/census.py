@@ -14,8 +14,7 @@ from .agent_verbs import ShownAgent
 from .agents import Agent
 from .clock import Clock
 from .events import Event, EventType
-from .memory import Changed, Memory
-from .records import Kind
+from .memory import TASK, Changed, Memory
 from .tasks import TERMINAL, Task, TaskState
 
 _EVERY: Final = 1.0
@@ -39,7 +38,7 @@ class Census:
     def _changed(self, changes: Iterable[Changed]) -> None:
         tasks = self.tasks
         for (kind, _), old, new in changes:
-            if kind is not Kind.TASK:
+            if kind is not TASK:
                 continue
             was = cast(Task, old).state if old is not None else None
             now = cast(Task, new).state if new is not None else None

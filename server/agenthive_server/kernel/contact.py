@@ -31,10 +31,9 @@ class Contact:
 
     def forget(self, task: Key) -> None:
         """Drop what is known of a task whose lease has ended."""
-        if self.renewed:
-            self.renewed.pop(task, None)
-            self.progressed.pop(task, None)
-            self.written.pop(task, None)
+        self.renewed.pop(task, None)
+        self.progressed.pop(task, None)
+        self.written.pop(task, None)
 
 
 class Contacts:

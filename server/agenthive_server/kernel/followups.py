@@ -95,11 +95,13 @@ class Followups:
                 self._look_again()
                 read = await self._log.read(self.position, READ)
                 known = self._known()
-                events = [event for event in read if event.sequence <= known]
+                events = read if not read or read[-1].sequence <= known else [e for e in read if e.sequence <= known]
                 for event in events:
-                    if self._entails(event):
+                    if event.type in FOLLOWED and self._entails(event):
+                        self._reach(event.sequence - 1)
                         await self.follow(event)
-                    self.position = self._memory.followed_to = event.sequence
+                if events:
+                    self._reach(events[-1].sequence)
                 await self._save_now_and_then()
                 self.failing = ""
             except CursorCompacted as gap:
@@ -113,11 +115,14 @@ class Followups:
             if not events:
                 await self._notifier.wait(self.position, 1.0)
 
+    def _reach(self, sequence: int) -> None:
+        self.position = self._memory.followed_to = sequence
+
     def _look_again(self) -> None:
         """Go back to where a change was made that came to nothing: it may have hidden what an event entails."""
         again, self._memory.look_again = self._memory.look_again, NEVER
         if again < self.position:
-            self.position = self._memory.followed_to = again
+            self._reach(again)
 
     async def _save_now_and_then(self) -> None:
         """Store the cursor: seldom, because acting again is harmless, and a commit for every few events is not.
@@ -139,10 +144,8 @@ class Followups:
         self._saved_at = self._clock.monotonic()
 
     def _entails(self, event: Event) -> bool:
-        """Whether an event may entail something; most ends of tasks do not, and cost only this look."""
+        """Whether an event of those that are followed entails something; most ends of tasks do not."""
         kind = event.type
-        if kind not in FOLLOWED:
-            return False
         if kind not in TERMINAL_EVENTS or kind in CANCELLING:
             return True
         key, index = (event.namespace, event.task_id), self._index

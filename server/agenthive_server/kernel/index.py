@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable
 
 from .agents import Agent, AgentState, Wanted
 from .clock import Clock
-from .memory import Changed, Memory
+from .memory import TASK, Changed, Memory
 from .messages import Message, MessageState
 from .pool import Pool
 from .records import Key, Kind
 from .sessions import Session, SessionState
-from .tasks import TERMINAL, Lease, Progress, Task, TaskState
+from .tasks import TERMINAL, Lease, Progress, Task
 from .timers import Timers
-from .transitions import next_deadline
+from .transitions import QUEUED, next_deadline
 
 Sets = defaultdict[Key, dict[Key, None]]
 
@@ -61,7 +61,7 @@ class Index:
 
     def _changed(self, changes: Iterable[Changed]) -> None:
         for (kind, key), old, new in changes:
-            if kind is Kind.TASK:
+            if kind is TASK:
                 self._task(key, old, new)  # type: ignore[arg-type]  # the kind says so
             elif kind is Kind.AGENT:
                 self._agent(key, old, new)  # type: ignore[arg-type]  # the kind says so
@@ -90,10 +90,10 @@ class Index:
         waits = new.waiting_on if new is not None and is_open else ()
         if waited != waits:
             self._waits(key, waited, waits)
-        if new is not None and new.state is TaskState.QUEUED:
+        if new is not None and new.state is QUEUED:
             self.pool.put_task(new, self.clock.now())
             self.wake_dispatcher()
-        elif old is not None and old.state is TaskState.QUEUED:
+        elif old is not None and old.state is QUEUED:
             self.pool.remove_task(key)
         if is_open and new is not None:
             self._task_timer(key, new)
@@ -103,7 +103,7 @@ class Index:
     def _task_timer(self, key: Key, task: Task) -> None:
         due = next_deadline(task, self.accept_timeout)
         time = due[0] if due else None
-        if task.avoid and task.state is TaskState.QUEUED:
+        if task.avoid and task.state is QUEUED:
             ends = [until for _, until in task.avoid if until > self.clock.now()]
             if ends and time is not None:
                 time = min(time, *ends)
@@ -111,7 +111,7 @@ class Index:
 
     def refresh_task(self, task: Task) -> None:
         """Look anew at a task whose avoided agents may have come free."""
-        if task.state is TaskState.QUEUED:
+        if task.state is QUEUED:
             self.pool.put_task(task, self.clock.now())
             self.wake_dispatcher()
         self._task_timer(task.key, task)

@@ -21,7 +21,7 @@ from .messages import Message, MessageState
 from .pending import Pending
 from .records import Key, Kind, Record, Ref
 from .sessions import Session
-from .tasks import Progress, Task
+from .tasks import TERMINAL, Progress, Task
 
 R = TypeVar("R", bound=Record)
 
@@ -34,6 +34,9 @@ RECENT = 4_096
 """Records kept after they have been closed, for those who ask right afterwards."""
 
 NEVER = 2**63
+
+# Looked up once: in Python 3.11 finding a member in an enum takes as long as thirty names of the module.
+TASK, PROGRESS = Kind.TASK, Kind.PROGRESS
 
 ALWAYS_COMPLETE = frozenset({Kind.AGENT, Kind.SESSION, Kind.BROADCAST, Kind.CURSOR})
 """Kinds of which every record is in memory: what is not here does not exist."""
@@ -65,7 +68,7 @@ class Flight:
 def is_open(record: Record) -> bool:
     """Whether a record has to be in memory."""
     if isinstance(record, Task):
-        return not record.terminal
+        return record.state not in TERMINAL
     if isinstance(record, Message):
         return record.state in (MessageState.QUEUED, MessageState.DELIVERED)
     return record.kind in ALWAYS_COMPLETE or record.kind is Kind.PROGRESS
@@ -325,8 +328,8 @@ class Memory:
             records[key] = record
         else:
             records.pop(key, None)
-            if kind is Kind.TASK:
-                self._latest[Kind.PROGRESS].pop(key, None)
+            if kind is TASK:
+                self._latest[PROGRESS].pop(key, None)
         self._untold.append((ref, old, record))
         return known
 
@@ -338,7 +341,7 @@ class Memory:
 
     def _belongs(self, ref: Ref, record: Record) -> bool:
         """Whether a committed record has to be here: one that is open; the progress of a task goes with it."""
-        return ref[1] in self._latest[Kind.TASK] if ref[0] is Kind.PROGRESS else is_open(record)
+        return ref[1] in self._latest[TASK] if ref[0] is PROGRESS else is_open(record)
 
     def _leave(self, ref: Ref, record: Record | None) -> None:
         """Let a committed record go if it is over; a task is kept for a while apart."""
@@ -346,8 +349,8 @@ class Memory:
             return
         kind, key = ref
         self._latest[kind].pop(key, None)
-        if kind is Kind.TASK:
-            self._latest[Kind.PROGRESS].pop(key, None)
+        if kind is TASK:
+            self._latest[PROGRESS].pop(key, None)
             self._recent[ref] = record
             if len(self._recent) > RECENT:
                 self._recent.popitem(last=False)

@@ -11,7 +11,7 @@ from .contact import Contact, Contacts
 from .errors import SessionFenced
 from .events import Event, EventType
 from .index import Index
-from .memory import Memory
+from .memory import TASK, Memory
 from .messages import Message, MessageState
 from .records import Key, Kind
 from .session_items import Answer, Assign, Cancel, Delivery, Link, Mail, Pause, Revoke, Start, Stop
@@ -48,6 +48,10 @@ AGENT_NEWS = frozenset(
     {EventType.AGENT_PLACED, EventType.AGENT_DRAINING, EventType.AGENT_SLEEPING, EventType.AGENT_WAKING}
 )
 SESSION_NEWS = frozenset({EventType.SESSION_RESUMED, EventType.SESSION_ENDED})
+_NEWS = _TASK_EVENTS | AGENT_NEWS | SESSION_NEWS | {EventType.AGENT_FAILED, EventType.MESSAGE_SENT}
+"""Whatever may be told; of most tasks half of what happens is not."""
+
+_ASSIGNED = EventType.TASK_ASSIGNED
 
 
 class Owed:
@@ -64,6 +68,8 @@ class Owed:
         """Tell the sessions on this server what these committed facts mean for them."""
         for event in events:
             kind = event.type
+            if kind not in _NEWS:
+                continue
             if kind in _TASK_EVENTS:
                 if event.session_id:
                     contact = self._contacts.get((event.namespace, event.session_id))
@@ -82,11 +88,11 @@ class Owed:
 
     def _task_news(self, event: Event, contact: Contact) -> None:
         key = (event.namespace, event.task_id)
-        if event.type in PULSE_OVER:
+        if contact.renewed and event.type in PULSE_OVER:
             contact.forget(key)
         if event.type not in TASK_NEWS:
             return
-        task = cast("Task | None", self._memory.committed((Kind.TASK, key)))
+        task = cast("Task | None", self._memory.committed((TASK, key)))
         if task is None:
             return
         if event.type in LEASE_OVER:
@@ -96,7 +102,7 @@ class Owed:
         lease = task.lease
         if lease is None or lease.session_id != event.session_id:
             return
-        if event.type is EventType.TASK_ASSIGNED:
+        if event.type is _ASSIGNED:
             if event.data["lease_epoch"] == lease.epoch:
                 contact.link.deliver(self._assignment(task, repeated=False))
                 self._steering(task, contact.link)

@@ -22,6 +22,11 @@ from .tasks import (
     make_task,
 )
 
+# Looked up once, as in `memory.py`.
+QUEUED, _RETRY_WAIT = TaskState.QUEUED, TaskState.RETRY_WAIT
+_INPUT_REQUIRED, _PAUSED = TaskState.INPUT_REQUIRED, TaskState.PAUSED
+_UNTIMED = TERMINAL | {TaskState.REPORTED}
+
 WAITING = frozenset({TaskState.BLOCKED, TaskState.QUEUED, TaskState.RETRY_WAIT})
 """Open states in which nobody holds the task."""
 
@@ -236,17 +241,17 @@ def retry_now(task: Task, *, now: float) -> Step:
 def next_deadline(task: Task, accept_timeout: float) -> tuple[float, str] | None:
     """Return when the next clock of this task runs out, and that clock's name; None when none runs."""
     state = task.state
-    if state is TaskState.REPORTED or state in TERMINAL:
+    if state in _UNTIMED:
         return None
     lease = task.lease
     time, clock = task.close_deadline, ""
-    if state is TaskState.QUEUED:
+    if state is QUEUED:
         time, clock = task.queue_time + task.spec.timeouts.schedule_to_start, "SCHEDULE_TO_START"
-    elif state is TaskState.RETRY_WAIT:
+    elif state is _RETRY_WAIT:
         time, clock = task.retry_time, "RETRY"
-    elif state is TaskState.INPUT_REQUIRED and task.question and task.question.deadline:
+    elif state is _INPUT_REQUIRED and task.question and task.question.deadline:
         time, clock = task.question.deadline, "INPUT"
-    elif lease is not None and state is not TaskState.PAUSED:
+    elif lease is not None and state is not _PAUSED:
         if lease.close_deadline:
             time, clock = lease.close_deadline, "START_TO_CLOSE"
         else:
