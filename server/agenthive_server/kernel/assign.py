@@ -59,10 +59,14 @@ Scorer = Callable[[TaskSpec, Candidate], float]
 
 def requirement_of(task: Task, now: float) -> Requirement:
     """Return what a task asks of an agent at a time."""
-    spec = task.spec
-    plain = _requirement(task.namespace, spec.required_capabilities, spec.role, spec.agent_id)
+    plain = requirement(task.namespace, task.spec)
     avoid = frozenset(a for a, until in task.avoid if until > now) if task.avoid else None
     return replace(plain, avoid=avoid) if avoid else plain
+
+
+def requirement(namespace: str, spec: TaskSpec) -> Requirement:
+    """Return what a new task asks of an agent: the same object for all that ask the same, as long as there are few."""
+    return _requirement(namespace, spec.required_capabilities, spec.role, spec.agent_id)
 
 
 @lru_cache(maxsize=4_096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from . import attempts
+from .assign import Candidate
 from .changes import Committed, Conflicted
 from .clock import Clock
 from .decide import Decisions, View
@@ -89,25 +90,27 @@ class Dispatcher:
                 if task is None or task.state is not TaskState.QUEUED:
                     queue.take()
                     continue
-                agent = self._pool.choose(queue.need, task.spec)
+                agent = reserving.choose(queue.need, task.spec)
                 if agent is None:
                     self._pool.close(queue)
                     continue
                 queue.take()
                 chosen.append(task.key)
+                if agent.key not in reserving:
+                    self._check(view, agent)
                 reserving.take(agent)
-                self._assign(view, task, agent.key, agent.session_id, now)
+                step = attempts.assign(task, agent.key[1], agent.session_id, now=now, floor=view.epoch_floor)
+                view.put(step[0], *step[1])
         return chosen
 
-    def _assign(self, view: View, task: Task, agent_key: Key, session_id: str, now: float) -> None:
-        agent, session = view.find_agent(agent_key), view.find_session((task.namespace, session_id))
-        if agent is not None and session is not None and session.state is SessionState.OPEN:
-            view.check(agent)
+    def _check(self, view: View, agent: Candidate) -> None:
+        """Let the wave stand only if an agent that is given tasks is then still there as it is now."""
+        record, session = view.find_agent(agent.key), view.find_session((agent.key[0], agent.session_id))
+        if record is not None and session is not None and session.state is SessionState.OPEN:
+            view.check(record)
             view.check(session)
-            for ending in self._index.ending(agent_key, WAVE):
+            for ending in self._index.ending(agent.key, WAVE):
                 view.check(ending)
-        assigned, facts = attempts.assign(task, agent_key[1], session_id, now=now, floor=view.epoch_floor)
-        view.put(assigned, *facts)
 
     def _put_back(self, chosen: list[Key]) -> None:
         for key in chosen:

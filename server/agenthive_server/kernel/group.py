@@ -73,14 +73,17 @@ class Group:
 
     # Members --------------------------------------------------------------------------------------------------------
 
-    def changed(self, agent: Candidate) -> None:
-        """Note a change of an agent."""
-        key = agent.key
+    def changed(self, agent: Candidate) -> bool:
+        """Note a change of an agent; returns whether it is free now and was not, or the other way round."""
+        key, free = agent.key, agent.free > 0
         self._changed[key] = agent
-        if agent.free > 0:
+        if free == (key in self.free):
+            return False
+        if free:
             self.free.add(key)
         else:
             self.free.discard(key)
+        return True
 
     def _catch_up(self) -> None:
         """Make the old entries of changed agents stale, and new ones for those that are free."""

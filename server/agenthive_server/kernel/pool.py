@@ -99,21 +99,22 @@ class Pool:
         self._note(agent, self._groups[key])
 
     def _agent_changed(self, agent: Candidate, group: Group) -> None:
-        comes_free = agent.free > 0 and agent.key not in group.free
-        self._note(agent, group)
-        if comes_free:
+        if self._note(agent, group):
             if group.look_again() or (group.line and group not in self._line):
                 self._line.put(group)
             for queue in self._pinned.get(agent.key, ()) if self._pinned else ():
                 self._line.put(queue)
 
-    def _note(self, agent: Candidate, group: Group) -> None:
-        group.changed(agent)
+    def _note(self, agent: Candidate, group: Group) -> bool:
+        """Note a change of an agent; returns whether it was full and is free now."""
+        if not group.changed(agent):
+            return False
         free = self._spaces[agent.key[0]].free
         if group.free:
             free[group] = None
         else:
             free.pop(group, None)
+        return agent.key in group.free
 
     def _join_group(self, agent: Candidate) -> None:
         key = _group_key(agent.key, agent.spec)
@@ -254,15 +255,18 @@ class Pool:
         fitting = self._fitting[queue.need]
         return queue not in self._line and not any(queue in g.line and g in self._line for g in fitting)
 
-    def _groups_for(self, need: Requirement) -> Sequence[Group]:
+    def groups_for(self, need: Requirement) -> Sequence[Group]:
         """Return the groups that fit a requirement and have a free member."""
         space, known = self._space(need.namespace), self._fitting.get(need)
         if known is not None and len(known) <= len(space.free):
             return [group for group in known if group.free]
         return [group for group in space.free if group.fits(need)]
 
-    def choose(self, need: Requirement, spec: TaskSpec) -> Candidate | None:
-        """Return the best free agent for a task, or None."""
+    def choose(self, need: Requirement, spec: TaskSpec, groups: Sequence[Group] | None = None) -> Candidate | None:
+        """Return the best free agent for a task, or None.
+
+        `groups`, where they are known, are those for its requirement; they may have filled up since.
+        """
         if need.agent_id:
             agent = self.agents.get((need.namespace, need.agent_id))
             return agent if agent and not exclusions(need, agent) else None
@@ -271,10 +275,8 @@ class Pool:
             agent = self.agents.get(last) if last else None
             if agent and not exclusions(need, agent):
                 return agent
-        groups = self._groups_for(need)
-        if len(groups) == 1 and len(groups[0].free) == 1 and not need.avoid and not self.scorers:
-            (key,) = groups[0].free
-            return self.agents[key]
+        if groups is None:
+            groups = self.groups_for(need)
         strategy, priority = spec.strategy or self.default_strategy, spec.priority
         wanted = SCORED if self.scorers else 1
         found = [a for group in groups for a in group.best(strategy, priority <= URGENT, wanted, need.avoid)]

@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple, cast
 
 from . import attempts, transitions
-from .assign import requirement_of
+from .assign import Candidate, requirement
 from .attempts import Step
 from .clock import Clock
 from .decide import Caller, Decisions, View, recall, remember
@@ -75,23 +75,26 @@ class TaskVerbs:
                 return [view.task(caller.namespace, task_id) for task_id in known.refs]
             if self._index.pool.queued + len(specs) > self._maximum_queued:
                 raise Overloaded("the queue is full", reason="QUOTA_EXCEEDED", retry_after=1.0)
-            made: dict[str, Task] = {}
+            now, made = self._clock.now(), dict[str, Task]()
             before = self._hooks.current.before_delegate
+            # A free agent is taken at once when nobody who came earlier wants one: a commit less.
+            straight = self._dispatching.held and not self._index.pool.open
             with Reserving(self._index.pool, len(specs)) as taken:
                 for task_id in order:
                     existing = view.peek((Kind.TASK, (caller.namespace, task_id))) if task_id in chosen else None
                     if existing is None:
                         spec = specs[task_id]
                         if before:
-                            spec = self._amended(before, view, caller, task_id, spec, made)
-                        made[task_id] = self._new_task(view, caller.namespace, task_id, spec, made, taken)
+                            spec = self._amended(before, view, caller, task_id, spec, made, now)
+                        free = taken if straight else None
+                        made[task_id] = self._new_task(view, caller.namespace, task_id, spec, made, free, now)
                     elif use_existing:
                         view.check(existing)
                         made[task_id] = cast(Task, existing)
                     else:
                         why = f"task_id {task_id!r} is in use"
                         raise Exists(why, reason="TASK_EXISTS", metadata={"task_id": task_id})
-            remember(view, caller, list(specs), self._clock.now())
+            remember(view, caller, list(specs), now)
             return [made[task_id] for task_id in specs]
 
         return await self._decisions.run(decide)
@@ -104,9 +107,9 @@ class TaskVerbs:
         task_id: str,
         spec: TaskSpec,
         made: Mapping[str, Task],
+        now: float,
     ) -> TaskSpec:
         ancestors = self._ancestors(view, caller.namespace, spec, made) if spec.parent_task_id else ()
-        now = self._clock.now()
         return delegated_as(before, view, caller.namespace, caller.principal, task_id, spec, ancestors, now)
 
     def _new_task(
@@ -116,33 +119,42 @@ class TaskVerbs:
         task_id: str,
         spec: TaskSpec,
         made: Mapping[str, Task],
-        taken: Reserving,
+        taken: Reserving | None,
+        now: float,
     ) -> Task:
-        now = self._clock.now()
+        """Put a new task; with `taken` it goes straight to an agent that is free for it."""
         if spec.agent_id:
             view.agent(namespace, spec.agent_id)
         ancestors = self._ancestors(view, namespace, spec, made) if spec.parent_task_id else ()
         failed, waiting = self._dependencies(view, namespace, spec, made) if spec.depends_on else ("", ())
-        task, facts = transitions.new(
-            namespace, task_id, spec, ancestors=ancestors, waiting_on=() if failed else waiting, now=now
-        )
+        if not failed and not waiting and taken is not None:
+            agent = self._taken(view, namespace, spec, taken)
+            if agent is not None:
+                task, facts = transitions.new_assigned(
+                    namespace,
+                    task_id,
+                    spec,
+                    agent.key[1],
+                    agent.session_id,
+                    ancestors=ancestors,
+                    now=now,
+                    floor=view.epoch_floor,
+                )
+                return view.put(task, *facts)
+        task, facts = transitions.new(namespace, task_id, spec, ancestors=ancestors, waiting_on=waiting, now=now)
         if failed:
             task, more = transitions.fail_dependency(task, failed, now=now)
             return view.put(task, *facts, *more)
-        if task.state is TaskState.QUEUED and self._dispatching.held and not self._index.pool.open:
-            step = self._assigned(view, task, taken, now)
-            if step is not None:
-                return view.put(step[0], *facts, *step[1])
         return view.put(task, *facts)
 
-    def _assigned(self, view: View, task: Task, taken: Reserving, now: float) -> Step | None:
-        """Assign at once when nobody who came earlier wants the agent: one commit less."""
-        agent = self._index.pool.choose(requirement_of(task, now), task.spec)
+    def _taken(self, view: View, namespace: str, spec: TaskSpec, taken: Reserving) -> Candidate | None:
+        """Take a slot of the best agent that is free for a new task, None when there is none."""
+        agent = taken.choose(requirement(namespace, spec), spec)
         if agent is None:
             return None
         if agent.key not in taken:
             record = view.find_agent(agent.key)
-            session = view.find_session((task.namespace, agent.session_id))
+            session = view.find_session((namespace, agent.session_id))
             if record is None or session is None or session.state is not SessionState.OPEN:
                 return None
             view.check(record)
@@ -151,7 +163,7 @@ class TaskVerbs:
                 view.check(ending)
             self._dispatching.check(view)
         taken.take(agent)
-        return attempts.assign(task, agent.key[1], agent.session_id, now=now, floor=view.epoch_floor)
+        return agent
 
     def _ancestors(self, view: View, namespace: str, spec: TaskSpec, made: Mapping[str, Task]) -> tuple[str, ...]:
         parent = made.get(spec.parent_task_id) or view.task(namespace, spec.parent_task_id)
@@ -243,8 +255,9 @@ class TaskVerbs:
 
 def _sorted(specs: Mapping[str, TaskSpec]) -> list[str]:
     """Return the tasks of a call: parents and dependencies first, then by priority; raises `BadRequest` on a cycle."""
-    by_priority = sorted(specs, key=lambda task_id: specs[task_id].priority)
-    if not any(spec.depends_on or spec.parent_task_id for spec in specs.values()):
+    priorities = {task_id: spec.priority for task_id, spec in specs.items()}
+    by_priority = sorted(specs, key=priorities.__getitem__)
+    if not [spec for spec in specs.values() if spec.depends_on or spec.parent_task_id]:
         return by_priority
     graph: TopologicalSorter[str] = TopologicalSorter(dict.fromkeys(by_priority, ()))
     for task_id in by_priority:

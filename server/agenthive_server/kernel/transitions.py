@@ -7,7 +7,7 @@ ends is in `attempts.py`.
 from __future__ import annotations
 
 from .attempts import Step, accept, canceled, closed, failed, illegal
-from .events import EventType, new_task_event, task_event
+from .events import Event, EventType, new_task_event, task_event
 from .records import Payload
 from .tasks import (
     MAX_ANSWERS_KEPT,
@@ -19,6 +19,7 @@ from .tasks import (
     TaskError,
     TaskSpec,
     TaskState,
+    make_lease,
     make_task,
 )
 
@@ -48,13 +49,46 @@ def new(
         queue_time=0.0 if waiting_on else now,
         close_deadline=now + spec.timeouts.schedule_to_close,
     )
-    told = {
-        "type": spec.type,
-        "priority": spec.priority,
-        "state": state.value,
-        "parent_task_id": spec.parent_task_id,
-    }
-    return task, (new_task_event(EventType.TASK_DELEGATED, task, told),)
+    return task, (_delegated(namespace, task_id, spec, ancestors, state.value),)
+
+
+def new_assigned(
+    namespace: str,
+    task_id: str,
+    spec: TaskSpec,
+    agent_id: str,
+    session_id: str,
+    *,
+    ancestors: tuple[str, ...],
+    now: float,
+    floor: int = 0,
+) -> Step:
+    """Make a task that an agent is free for: what `new` and then `attempts.assign` come to."""
+    epoch = floor + 1
+    task = make_task(
+        namespace=namespace,
+        id=task_id,
+        spec=spec,
+        state=TaskState.ASSIGNED,
+        ancestors=ancestors,
+        attempt=1,
+        lease_epoch=epoch,
+        lease=make_lease(agent_id=agent_id, session_id=session_id, epoch=epoch, assign_time=now),
+        create_time=now,
+        update_time=now,
+        queue_time=now,
+        close_deadline=now + spec.timeouts.schedule_to_close,
+    )
+    told = {"attempt": 1, "lease_epoch": epoch, "session_id": session_id}
+    return task, (
+        _delegated(namespace, task_id, spec, ancestors, "QUEUED"),
+        new_task_event(EventType.TASK_ASSIGNED, task, told),
+    )
+
+
+def _delegated(namespace: str, task_id: str, spec: TaskSpec, ancestors: tuple[str, ...], state: str) -> Event:
+    told = {"type": spec.type, "priority": spec.priority, "state": state, "parent_task_id": spec.parent_task_id}
+    return Event(EventType.TASK_DELEGATED, namespace, task_id, "", "", spec.role, spec.labels, ancestors, told)
 
 
 def release(task: Task, ended: str, *, now: float) -> Step:

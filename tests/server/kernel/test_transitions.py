@@ -42,6 +42,14 @@ def _running(task: Task | None = None) -> Task:
     return attempts.accept(_assigned(task), now=2.0)[0]
 
 
+def test_a_task_made_for_a_free_agent_is_what_a_new_one_becomes_when_it_is_assigned() -> None:
+    spec = TaskSpec(type="work", priority=2, role="coder", labels={"a": "b"}, parent_task_id="p")
+    new, delegated = transitions.new("n", "t", spec, ancestors=("p",), waiting_on=(), now=5.0)
+    assigned, told = attempts.assign(new, "a", "s", now=5.0, floor=7)
+    at_once = transitions.new_assigned("n", "t", spec, "a", "s", ancestors=("p",), now=5.0, floor=7)
+    assert at_once == (assigned, (*delegated, *told))
+
+
 def _in(state: TaskState) -> Task:  # noqa: C901 - one case for each state
     """Return a task that has come to a state by legal steps."""
     now = 3.0
