@@ -26,6 +26,12 @@ from .tasks import (
 Step = tuple[Task, tuple[Event, ...]]
 """The task as it becomes and the facts that tell of it."""
 
+# Looking up a member of an enum by its class costs more than a call before Python 3.12, and every task passes here.
+_QUEUED, _ASSIGNED, _RUNNING = TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RUNNING
+_REPORTED, _SUCCEEDED = TaskState.REPORTED, TaskState.SUCCEEDED
+_TASK_ASSIGNED, _TASK_STARTED = EventType.TASK_ASSIGNED, EventType.TASK_STARTED
+_TASK_REPORTED, _TASK_SUCCEEDED = EventType.TASK_REPORTED, EventType.TASK_SUCCEEDED
+
 
 def illegal(task: Task, verb: str) -> Refused:
     """Return the error for a transition the state does not allow."""
@@ -37,19 +43,25 @@ def illegal(task: Task, verb: str) -> Refused:
 
 def assign(task: Task, agent_id: str, session_id: str, *, now: float, floor: int = 0) -> Step:
     """Lease a QUEUED task to an agent: a new attempt with a lease epoch one higher, and beyond `floor`."""
-    if task.state is not TaskState.QUEUED:
+    if task.state is not _QUEUED:
         raise illegal(task, "assigned")
     epoch, attempt = max(task.lease_epoch, floor) + 1, task.attempt + 1
-    assigned = task.evolve(
-        state=TaskState.ASSIGNED,
-        reason="",
-        attempt=attempt,
-        lease_epoch=epoch,
-        lease=make_lease(agent_id=agent_id, session_id=session_id, epoch=epoch, assign_time=now),
-        update_time=now,
-    )
-    told = {"attempt": attempt, "lease_epoch": epoch, "session_id": session_id}
-    return assigned, (new_task_event(EventType.TASK_ASSIGNED, assigned, told),)
+    changes = {
+        "state": _ASSIGNED,
+        "reason": "",
+        "attempt": attempt,
+        "lease_epoch": epoch,
+        "lease": make_lease(agent_id=agent_id, session_id=session_id, epoch=epoch, assign_time=now),
+        "update_time": now,
+    }
+    assigned = evolved(task, changes)
+    return assigned, (told_assigned(assigned, session_id),)
+
+
+def told_assigned(task: Task, session_id: str) -> Event:
+    """Return the fact that a task was leased to an agent."""
+    told = {"attempt": task.attempt, "lease_epoch": task.lease_epoch, "session_id": session_id}
+    return new_task_event(_TASK_ASSIGNED, task, told)
 
 
 def accept(task: Task, *, now: float) -> Step:
@@ -58,12 +70,13 @@ def accept(task: Task, *, now: float) -> Step:
     if lease is None or lease.start_time:
         return task, ()
     started = evolved(lease, {"start_time": now, "close_deadline": now + task.spec.timeouts.start_to_close})
-    state = TaskState.RUNNING if task.state is TaskState.ASSIGNED else task.state
-    return task.evolve(state=state, lease=started, update_time=now), (_started(task, lease),)
+    state = _RUNNING if task.state is _ASSIGNED else task.state
+    changes = {"state": state, "lease": started, "update_time": now}
+    return evolved(task, changes), (_started(task, lease),)
 
 
 def _started(task: Task, lease: Lease) -> Event:
-    return new_task_event(EventType.TASK_STARTED, task, {"attempt": task.attempt, "lease_epoch": lease.epoch})
+    return new_task_event(_TASK_STARTED, task, {"attempt": task.attempt, "lease_epoch": lease.epoch})
 
 
 def report(
@@ -76,26 +89,26 @@ def report(
     """
     lease = task.lease
     review = task.spec.requires_review
-    kind = EventType.TASK_REPORTED if review else EventType.TASK_SUCCEEDED
+    kind = _TASK_REPORTED if review else _TASK_SUCCEEDED
     told: tuple[Event, ...] = (new_task_event(kind, task, {"attempt": task.attempt}),)
     if lease is not None and not lease.start_time:
         told = (_started(task, lease), *told)
-    done = task.evolve(
-        state=TaskState.REPORTED if review else TaskState.SUCCEEDED,
-        reason="",
-        attempts=closed(task, None, True, now, start_time=now),
-        counted_attempts=task.counted_attempts + 1,
-        lost_leases=0,
-        lease=None,
-        reported_epoch=task.reported_epoch if reported_epoch is None else reported_epoch,
-        output_blob_id=output_blob_id or task.output_blob_id,
-        result=result,
-        error=None,
-        question=None,
-        update_time=now,
-        end_time=0.0 if review else now,
-    )
-    return done, told
+    changes = {
+        "state": _REPORTED if review else _SUCCEEDED,
+        "reason": "",
+        "attempts": closed(task, None, True, now, start_time=now),
+        "counted_attempts": task.counted_attempts + 1,
+        "lost_leases": 0,
+        "lease": None,
+        "reported_epoch": task.reported_epoch if reported_epoch is None else reported_epoch,
+        "output_blob_id": output_blob_id or task.output_blob_id,
+        "result": result,
+        "error": None,
+        "question": None,
+        "update_time": now,
+        "end_time": 0.0 if review else now,
+    }
+    return evolved(task, changes), told
 
 
 def fail_attempt(task: Task, error: TaskError, *, now: float, chance: float, progressed: bool = False) -> Step:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from . import agent_transitions, attempts, message_verbs, transitions
 from .agents import REMOTE, Agent, AgentSpec, AgentState
 from .attempts import Step
 from .decide import View
-from .errors import BadRequest, StaleAttempt, agent_not_found, task_not_found
+from .errors import BadRequest, KernelError, StaleAttempt, agent_not_found, task_not_found
 from .events import Event
 from .hooks import completed, reported, spawned_as
 from .messages import MessageState
@@ -26,11 +26,15 @@ from .session_items import (
     MessagesDelivered,
     MessagesRead,
     Outgoing,
+    Refusal,
     Reject,
     Result,
 )
 from .sessions import Session
 from .tasks import ErrorClass, Progress, Task, TaskError, TaskState, Usage
+
+# As in `attempts.py`: every result passes here.
+_TASK = Kind.TASK
 
 
 @dataclass(slots=True)
@@ -45,43 +49,70 @@ class Frame:
     # Blobs that hold the output of attempts that end in this frame, by task id.
     outputs: dict[str, str]
     hooks: HookSet
-    # The last agent looked up: most frames are about one.
-    _agent: Agent | None = None
+    # The agent that holds the task looked at last: most frames are about one.
+    holder: Agent | None = None
 
-    def find_agent(self, namespace: str, agent_id: str) -> Agent | None:
-        """Return an agent as this decision sees it, or None."""
-        agent = self._agent
-        if agent is None or agent.id != agent_id or agent.namespace != namespace:
-            agent = self._agent = self.view.find_agent((namespace, agent_id))
+    def find_holder(self, agent_id: str) -> Agent | None:
+        """Return an agent as this decision sees it, or None, and remember it as `holder`."""
+        agent = self.holder
+        if agent is None or agent.id != agent_id:
+            agent = self.holder = self.view.find_agent((self.session.namespace, agent_id))
         return agent
 
     def put_agent(self, agent: Agent, facts: Sequence[Event] = ()) -> Agent:
-        """Write an agent, so that `find_agent` finds it; returns it with its new revision."""
-        self._agent = None
+        """Write an agent, so that `find_holder` finds it; returns it with its new revision."""
+        self.holder = None
         return self.view.put(agent, *facts)
 
 
-def apply_item(frame: Frame, item: Item) -> None:
-    """Apply one item; raises a `KernelError` and writes nothing when it cannot be applied."""
-    _APPLY[type(item)](frame, item)
+def apply_items(frame: Frame, entries: Sequence[Item], start: int) -> list[Refusal]:
+    """Apply items in their order, of which the first has the index `start`.
+
+    Returns those that could not be applied; they wrote nothing.
+    """
+    ended, progress = _looked_through(entries)
+    if progress:
+        frame.view.need((Kind.PROGRESS, (frame.session.namespace, task_id)) for task_id in progress)
+    refusals: list[Refusal] = []
+    for index, item in enumerate(entries, start):
+        if type(item) is Accept and (item.task_id, item.epoch) in ended:
+            # The result beside it implies that the task was accepted.
+            continue
+        try:
+            _APPLY[type(item)](frame, item)
+        except KernelError as error:
+            refusals.append(Refusal(index, error.reason, error.message, getattr(item, "task_id", "")))
+    return refusals
 
 
-def writes_progress(item: Item) -> str:
-    """Return the task whose progress an item reads or writes, or nothing."""
-    if isinstance(item, Result):
-        return item.task_id if item.usage is not None or item.error is not None else ""
-    return item.task_id if isinstance(item, HandBack | Ask) and item.checkpoint else ""
+def _looked_through(entries: Sequence[Item]) -> tuple[set[tuple[str, int]], list[str]]:
+    """Return task and epoch of all results, and the tasks whose progress is read or written."""
+    ended, progress = set[tuple[str, int]](), list[str]()
+    for item in entries:
+        if type(item) is Accept:
+            continue
+        if type(item) is Result:
+            ended.add((item.task_id, item.epoch))
+            if item.usage is not None or item.error is not None:
+                progress.append(item.task_id)
+        elif (type(item) is HandBack or type(item) is Ask) and item.checkpoint:
+            progress.append(item.task_id)
+    return ended, progress
 
 
 def _held(frame: Frame, task_id: str, epoch: int) -> Task | None:
-    """Return the task if this session holds it with this epoch, None if its end was reported before; else raise."""
-    task = cast("Task | None", frame.view.find((Kind.TASK, (frame.session.namespace, task_id))))
+    """Return the task if this session holds it with this epoch, None if its end was reported before; else raise.
+
+    The agent that holds it is `frame.holder` then.
+    """
+    session = frame.session
+    task: Task | None = frame.view.find((_TASK, (session.namespace, task_id)))  # type: ignore[assignment]  # the kind says so
     if task is None:
         raise task_not_found(task_id)
     lease = task.lease
-    if lease is not None and lease.epoch == epoch and lease.session_id == frame.session.id:
-        agent = frame.find_agent(task.namespace, lease.agent_id)
-        if agent is not None and agent.session_id and agent.session_id != frame.session.id:
+    if lease is not None and lease.epoch == epoch and lease.session_id == session.id:
+        agent = frame.find_holder(lease.agent_id)
+        if agent is not None and agent.session_id and agent.session_id != session.id:
             raise StaleAttempt(f"agent {agent.id!r} lives in another session", reason="SESSION_FENCED")
         return task
     if epoch and epoch == task.reported_epoch:
@@ -99,11 +130,11 @@ def _accept(frame: Frame, item: Accept) -> None:
     task = _held(frame, item.task_id, item.epoch)
     if task is not None:
         _put(frame, attempts.accept(task, now=frame.now))
-        _answered(frame, task)
+        _answered(frame)
 
 
-def _answered(frame: Frame, task: Task) -> None:
-    agent = frame.find_agent(task.namespace, task.lease.agent_id) if task.lease else None
+def _answered(frame: Frame) -> None:
+    agent = frame.holder
     if agent is not None and agent.unanswered:
         frame.put_agent(agent.evolve(unanswered=0))
 
@@ -112,7 +143,7 @@ def _reject(frame: Frame, item: Reject) -> None:
     task = _held(frame, item.task_id, item.epoch)
     if task is None:
         return
-    _answered(frame, task)
+    _answered(frame)
     step = attempts.give_back(task, "REJECTED", now=frame.now, avoid_until=frame.now + item.retry_after)
     frame.view.put(step[0].evolve(reported_epoch=item.epoch), *step[1])
 
@@ -123,7 +154,7 @@ def _hand_back(frame: Frame, item: HandBack) -> None:
         return
     if item.checkpoint:
         write_progress(frame.view, task, frame.now, checkpoint=item.checkpoint)
-    _answered(frame, task)
+    _answered(frame)
     step = attempts.give_back(task, "HANDED_BACK", now=frame.now)
     frame.view.put(_closed(frame, step[0], item.epoch), *step[1])
 
@@ -137,20 +168,18 @@ def _result(frame: Frame, item: Result) -> None:
     task = _held(frame, item.task_id, item.epoch)
     if task is None:
         return
-    _answered(frame, task)
+    _answered(frame)
     if item.usage is not None:
         write_progress(frame.view, task, frame.now, usage=item.usage)
-    if item.result is not None and frame.hooks.before_complete:
-        before = frame.hooks.before_complete
-        step = completed(before, frame.view, frame.session, task, item.result, frame.now, frame.chance())
-        frame.view.put(_closed(frame, step[0], item.epoch), *step[1])
-        return
-    if item.result is not None:
+    before = frame.hooks.before_complete
+    if item.result is not None and not before:
         blob_id = frame.outputs.get(task.id, "")
         step = attempts.report(task, item.result, now=frame.now, reported_epoch=item.epoch, output_blob_id=blob_id)
         frame.view.put(step[0], *step[1])
         return
-    if item.error is not None:
+    if item.result is not None:
+        step = completed(before, frame.view, frame.session, task, item.result, frame.now, frame.chance())
+    elif item.error is not None:
         progress = frame.view.find_progress(task.key) if item.error.error_class is ErrorClass.INFRA else None
         progressed = progress is not None and progress.attempt == task.attempt
         step = attempts.fail_attempt(task, item.error, now=frame.now, chance=frame.chance(), progressed=progressed)
@@ -181,7 +210,7 @@ def _ask(frame: Frame, item: Ask) -> None:
         ),
         now=frame.now,
     )
-    _answered(frame, task)
+    _answered(frame)
     if item.checkpoint:
         write_progress(frame.view, task, frame.now, checkpoint=item.checkpoint)
     changed = step[0].evolve(reported_epoch=item.epoch) if question.release_slot else step[0]

@@ -10,7 +10,7 @@ from . import items
 from .clock import Clock
 from .contact import Contact, Contacts
 from .decide import Decisions, View
-from .errors import KernelError, SessionFenced
+from .errors import SessionFenced
 from .events import EventType
 from .hooks import Hooks
 from .index import Index
@@ -19,7 +19,6 @@ from .owed import Owed
 from .ports import Chance, NewId
 from .records import Key, Kind
 from .session_items import (
-    Accept,
     Beat,
     Drained,
     HandBack,
@@ -135,21 +134,8 @@ class SessionVerbs:
         if session is None or session.epoch != epoch:
             raise SessionFenced("this stream is not the session's current one")
         view.check(session)
-        view.need(
-            (Kind.PROGRESS, (session.namespace, task_id)) for task_id in map(items.writes_progress, entries) if task_id
-        )
         frame = items.Frame(view, session, self._clock.now(), self._chance, self._new_id, outputs, self._hooks.current)
-        refusals: list[Refusal] = []
-        # A result implies that the task was accepted; an acceptance beside it says nothing more.
-        ended = {(item.task_id, item.epoch) for item in entries if type(item) is Result}
-        for offset, item in enumerate(entries):
-            if type(item) is Accept and (item.task_id, item.epoch) in ended:
-                continue
-            try:
-                items.apply_item(frame, item)
-            except KernelError as error:
-                task_id = getattr(item, "task_id", "")
-                refusals.append(Refusal(start + offset, error.reason, error.message, task_id))
+        refusals = items.apply_items(frame, entries, start)
         if view.changes.empty:
             view.changes.checks.clear()
         return refusals

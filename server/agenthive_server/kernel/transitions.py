@@ -6,9 +6,9 @@ ends is in `attempts.py`.
 
 from __future__ import annotations
 
-from .attempts import Step, accept, canceled, closed, failed, illegal
-from .events import Event, EventType, new_task_event, task_event
-from .records import Payload
+from .attempts import Step, accept, canceled, closed, failed, illegal, told_assigned
+from .events import Event, EventType, task_event
+from .records import Kind, Payload
 from .tasks import (
     MAX_ANSWERS_KEPT,
     TERMINAL,
@@ -24,7 +24,8 @@ from .tasks import (
 )
 
 # Looked up once, as in `memory.py`.
-QUEUED, _RETRY_WAIT = TaskState.QUEUED, TaskState.RETRY_WAIT
+_TASK, _TASK_DELEGATED = Kind.TASK, EventType.TASK_DELEGATED
+_BLOCKED, QUEUED, _ASSIGNED, _RETRY_WAIT = TaskState.BLOCKED, TaskState.QUEUED, TaskState.ASSIGNED, TaskState.RETRY_WAIT
 _INPUT_REQUIRED, _PAUSED = TaskState.INPUT_REQUIRED, TaskState.PAUSED
 _UNTIMED = TERMINAL | {TaskState.REPORTED}
 
@@ -36,10 +37,12 @@ def new(
     namespace: str, task_id: str, spec: TaskSpec, *, ancestors: tuple[str, ...], waiting_on: tuple[str, ...], now: float
 ) -> Step:
     """Make a task: BLOCKED while it waits on others, else QUEUED."""
-    state = TaskState.BLOCKED if waiting_on else TaskState.QUEUED
+    state, key = _BLOCKED if waiting_on else QUEUED, (namespace, task_id)
     task = make_task(
         namespace=namespace,
         id=task_id,
+        key=key,
+        ref=(_TASK, key),
         spec=spec,
         state=state,
         ancestors=ancestors,
@@ -49,7 +52,7 @@ def new(
         queue_time=0.0 if waiting_on else now,
         close_deadline=now + spec.timeouts.schedule_to_close,
     )
-    return task, (_delegated(namespace, task_id, spec, ancestors, state.value),)
+    return task, (_delegated(namespace, task_id, spec, ancestors, str(state)),)
 
 
 def new_assigned(
@@ -64,12 +67,14 @@ def new_assigned(
     floor: int = 0,
 ) -> Step:
     """Make a task that an agent is free for: what `new` and then `attempts.assign` come to."""
-    epoch = floor + 1
+    epoch, key = floor + 1, (namespace, task_id)
     task = make_task(
         namespace=namespace,
         id=task_id,
+        key=key,
+        ref=(_TASK, key),
         spec=spec,
-        state=TaskState.ASSIGNED,
+        state=_ASSIGNED,
         ancestors=ancestors,
         attempt=1,
         lease_epoch=epoch,
@@ -79,16 +84,12 @@ def new_assigned(
         queue_time=now,
         close_deadline=now + spec.timeouts.schedule_to_close,
     )
-    told = {"attempt": 1, "lease_epoch": epoch, "session_id": session_id}
-    return task, (
-        _delegated(namespace, task_id, spec, ancestors, "QUEUED"),
-        new_task_event(EventType.TASK_ASSIGNED, task, told),
-    )
+    return task, (_delegated(namespace, task_id, spec, ancestors, "QUEUED"), told_assigned(task, session_id))
 
 
 def _delegated(namespace: str, task_id: str, spec: TaskSpec, ancestors: tuple[str, ...], state: str) -> Event:
     told = {"type": spec.type, "priority": spec.priority, "state": state, "parent_task_id": spec.parent_task_id}
-    return Event(EventType.TASK_DELEGATED, namespace, task_id, "", "", spec.role, spec.labels, ancestors, told)
+    return Event(_TASK_DELEGATED, namespace, task_id, "", "", spec.role, spec.labels, ancestors, told)
 
 
 def release(task: Task, ended: str, *, now: float) -> Step:
