@@ -14,7 +14,7 @@ from .memory import ALWAYS_COMPLETE, Memory
 from .messages import Message
 from .pending import Pending
 from .ports import Store
-from .records import Key, Kind, Record, Ref, RequestRecord
+from .records import Key, Kind, Record, Ref, RequestRecord, made
 from .sessions import Session
 from .tasks import Progress, Task
 
@@ -291,8 +291,19 @@ def recall(view: View, caller: Caller) -> RequestRecord | None:
 def remember(view: View, caller: Caller, refs: Sequence[str], now: float) -> None:
     """Write the memory of this call into its own change set, if it has a request id and changes anything."""
     if caller.request_id:
-        namespace, key = _request_ref(caller)[1]
-        view.put(RequestRecord(namespace=namespace, id=key, digest=caller.digest, refs=tuple(refs), create_time=now))
+        ref = _request_ref(caller)
+        namespace, name = ref[1]
+        fields = {
+            "namespace": namespace,
+            "id": name,
+            "digest": caller.digest,
+            "refs": tuple(refs),
+            "create_time": now,
+            # At hand, so they are not worked out again.
+            "key": ref[1],
+            "ref": ref,
+        }
+        view.put(made(RequestRecord, fields))
 
 
 def _request_ref(caller: Caller) -> Ref:
