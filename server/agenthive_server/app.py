@@ -356,12 +356,14 @@ class App:
                     self.kernel.sessions.send_away,
                     self.board.close,
                 ),
+                give_up=self.store.give_up,
                 hurry=hurry,
             )
         await self._shut()
 
     async def _shut(self) -> None:
         """Close what is open, when nobody is served any more."""
+        self.store.give_up()
         await self.plugins.close()
         if self.web is not None:
             await self.web.close()

@@ -126,6 +126,13 @@ class Store(Protocol):
         """Empty while commits succeed, else why the last one did not."""
 
     @property
+    def in_doubt(self) -> str:
+        """Why it is not known what became of the commit under way, and still looked up; empty otherwise."""
+
+    def give_up(self) -> None:
+        """Look up commits in doubt once and no longer: who waits for one hears `OutcomeUnknown`. Before closing."""
+
+    @property
     def free_bytes(self) -> int | None:
         """Free space where the data lie, or None when that is not known."""
 

@@ -125,13 +125,15 @@ async def drain(
     delay: float,
     grace: float,
     end_streams: Iterable[Callable[[], None]],
+    give_up: Callable[[], None],
     hurry: asyncio.Event,
 ) -> None:
     """Stop serving, in the order that loses nothing.
 
     NOT_SERVING on the board → all calls are served on for `delay` seconds, while balancers notice → `end_streams`, one
     after the other (waits answer, event streams get a last cursor, sessions are told to reconnect) → no new calls,
-    those in flight finish within `grace` seconds. `hurry` skips the waiting. The caller flushes the committer then.
+    those in flight finish within `grace` seconds; then `give_up`, for those that wait for a database which may never
+    come back. `hurry` skips the waiting. The caller flushes the committer then.
     """
     board.drain()
     if delay > 0 and not hurry.is_set():
@@ -139,7 +141,8 @@ async def drain(
     for end in end_streams:
         end()
     stopping = asyncio.ensure_future(server.stop(grace))
-    await _either(asyncio.shield(stopping), hurry)
+    await _either(asyncio.wait((stopping,), timeout=grace), hurry)
+    give_up()
     if not stopping.done():
         await server.stop(0)
     await stopping

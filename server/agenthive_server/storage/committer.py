@@ -106,13 +106,17 @@ class Committer:
         Cancelling who awaits only stops the waiting: the change set is committed all the same and `settled` hears of
         it.
 
-        Raises `Overloaded` when more than `maximum_waiting` rows would wait, `Draining` once it is stopped, and
-        `ValueError` for a change set beyond the bounds (a programming error).
+        Raises `Overloaded` when more than `maximum_waiting` rows would wait, `StoreUnavailable` while it is not known
+        what became of the group before, `Draining` once it is stopped, and `ValueError` for a change set beyond the
+        bounds (a programming error).
         """
         waiting = _Waiting(changes)
         _require_bounds(waiting)
         if self._stopping:
             raise Draining("the server is stopping")
+        if self.committing and (doubt := self._store.in_doubt):
+            # It would wait for as long as the database is away; so nothing of it is written, and that is known.
+            raise StoreUnavailable(doubt)
         if self._queue and self.waiting_rows + waiting.rows > self._maximum_waiting:
             raise Overloaded("too many changes wait to be written", retry_after=max(0.1, 2 * self.last_latency))
         self._queue.append(waiting)

@@ -205,6 +205,14 @@ class MemoryStore:
         return ""
 
     @property
+    def in_doubt(self) -> str:
+        """Empty: what became of a commit is always known."""
+        return ""
+
+    def give_up(self) -> None:
+        """Do nothing: there is no doubt."""
+
+    @property
     def free_bytes(self) -> int | None:
         """None: memory has no such bound."""
         return None

@@ -62,7 +62,7 @@ class SqliteStore:
         self._closing = asyncio.Event()
         self._writing_back: asyncio.Task[None] | None = None
         self._groups = 0
-        self._trouble = ""
+        self._trouble = self._doubt = ""
         self._free: tuple[float, int | None] = (float("-inf"), None)
 
     async def open(self) -> None:
@@ -88,7 +88,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """Finish what was handed in, write everything into the one file and give it free."""
-        self._closing.set()
+        self.give_up()
         async with self._turn:
             if self._writing_back is not None:
                 await self._writing_back
@@ -117,7 +117,11 @@ class SqliteStore:
             try:
                 outcomes: Sequence[Outcome] = await self._writer.call(partial(self._log.commit, group=group))
             except GroupInDoubt as doubt:
-                outcomes = (await self._look_up(doubt)).outcomes
+                self._doubt = doubt.message
+                try:
+                    outcomes = (await self._look_up(doubt)).outcomes
+                finally:
+                    self._doubt = ""
             except StoreUnavailable as error:
                 self._trouble = error.message
                 raise
@@ -298,6 +302,15 @@ class SqliteStore:
     def writable(self) -> str:
         """Empty while commits succeed, else why the last one did not."""
         return self._trouble
+
+    @property
+    def in_doubt(self) -> str:
+        """Why it is not known what became of the commit under way, and still looked up; empty otherwise."""
+        return self._doubt
+
+    def give_up(self) -> None:
+        """Look up commits in doubt once and no longer: who waits for one hears `OutcomeUnknown`. Before closing."""
+        self._closing.set()
 
     @property
     def free_bytes(self) -> int | None:

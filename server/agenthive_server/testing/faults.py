@@ -35,7 +35,7 @@ class FaultyStore:
         self.after = after
         self.reading: Callable[[], Awaitable[None]] | None = None
         self.answering: Callable[[], Awaitable[None]] | None = None
-        self.unwritable = ""
+        self.unwritable = self.doubt = ""
 
     async def open(self) -> None:
         """Open the wrapped store."""
@@ -117,6 +117,15 @@ class FaultyStore:
     def writable(self) -> str:
         """`unwritable` when a test set it, else as the wrapped store."""
         return self.unwritable or self._store.writable
+
+    @property
+    def in_doubt(self) -> str:
+        """`doubt` when a test set it, else as the wrapped store."""
+        return self.doubt or self._store.in_doubt
+
+    def give_up(self) -> None:
+        """As the wrapped store."""
+        self._store.give_up()
 
     @property
     def free_bytes(self) -> int | None:

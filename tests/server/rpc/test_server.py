@@ -85,7 +85,16 @@ async def test_a_drain_goes_step_by_step(edge: Edge) -> None:
     in_flight = asyncio.ensure_future(edge.orchestrator.GetTask(pb.GetTaskRequest()))
     await methods.entered.wait()
     draining = asyncio.create_task(
-        drain(edge.server, edge.board, clock, delay=5.0, grace=30.0, end_streams=ends, hurry=asyncio.Event())
+        drain(
+            edge.server,
+            edge.board,
+            clock,
+            delay=5.0,
+            grace=30.0,
+            end_streams=ends,
+            give_up=lambda: steps.append("doubts"),
+            hurry=asyncio.Event(),
+        )
     )
     await asyncio.sleep(0)
     assert edge.board.find("") is False
@@ -98,6 +107,40 @@ async def test_a_drain_goes_step_by_step(edge: Edge) -> None:
     methods.may_end.set()
     assert await in_flight == pb.GetTaskResponse()
     await draining
+    assert steps == ["waits", "sessions", "doubts"]
+
+
+class InDoubt(Methods):
+    """Waits for what became of a commit, whoever goes away meanwhile."""
+
+    async def GetTask(self, request: pb.GetTaskRequest, call: Call) -> pb.GetTaskResponse:
+        self.entered.set()
+        try:
+            await self.may_end.wait()
+        except asyncio.CancelledError:
+            await self.may_end.wait()
+            raise
+        return pb.GetTaskResponse()
+
+
+async def test_who_waits_for_a_database_that_is_away_is_waited_for_no_longer_than_the_grace(edge: Edge) -> None:
+    methods = InDoubt()
+    edge.serve(SERVICE, methods)
+    in_flight = asyncio.ensure_future(edge.orchestrator.GetTask(pb.GetTaskRequest()))
+    await methods.entered.wait()
+    async with asyncio.timeout(20):
+        await drain(
+            edge.server,
+            edge.board,
+            ManualClock(),
+            delay=0.0,
+            grace=0.1,
+            end_streams=(),
+            give_up=methods.may_end.set,
+            hurry=asyncio.Event(),
+        )
+    with pytest.raises(grpc.aio.AioRpcError):
+        await in_flight
 
 
 async def test_a_second_signal_skips_to_the_end(edge: Edge) -> None:
@@ -106,7 +149,16 @@ async def test_a_second_signal_skips_to_the_end(edge: Edge) -> None:
     in_flight = asyncio.ensure_future(edge.orchestrator.GetTask(pb.GetTaskRequest()))
     await methods.entered.wait()
     draining = asyncio.create_task(
-        drain(edge.server, edge.board, ManualClock(), delay=5.0, grace=600.0, end_streams=(), hurry=hurry)
+        drain(
+            edge.server,
+            edge.board,
+            ManualClock(),
+            delay=5.0,
+            grace=600.0,
+            end_streams=(),
+            give_up=lambda: None,
+            hurry=hurry,
+        )
     )
     await asyncio.sleep(0)
     hurry.set()

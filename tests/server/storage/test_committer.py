@@ -219,3 +219,20 @@ async def test_nobody_is_left_waiting_when_it_is_cancelled_against_the_rules(sce
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert [type(result) for result in results] == [OutcomeUnknown] * 2
     await asyncio.wait([running])
+
+
+async def test_who_comes_while_a_commit_is_in_doubt_is_refused_and_nothing_of_it_is_written(scene: Scene) -> None:
+    (first,) = scene.submit("a")
+    await settle()
+    scene.store.doubt = "the database is away"
+    with pytest.raises(StoreUnavailable, match="the database is away"):
+        scene.submit("b")
+    scene.store.doubt = ""
+    (second,) = scene.submit("c")
+    scene.gate.set()
+    assert [await first, await second] == [COMMITTED, COMMITTED]
+    assert [record is not None for record in await scene.store.get(Kind.TASK, [task(n).key for n in "abc"])] == [
+        True,
+        False,
+        True,
+    ]

@@ -75,6 +75,17 @@ async def test_a_commit_is_looked_up_until_the_database_can_be_opened(
     assert await store.commit([changing(task("b"))]) == [COMMITTED]
 
 
+async def test_giving_up_ends_the_looking_up(store: SqliteStore, disk: Any, clock: ManualClock) -> None:
+    disk.commits, disk.unreachable = ["lost"], True
+    commit = asyncio.ensure_future(store.commit([changing(task("a"))]))
+    await turns(clock)
+    assert store.in_doubt != ""
+    store.give_up()
+    with pytest.raises(OutcomeUnknown):
+        await commit
+    assert store.in_doubt == ""
+
+
 async def test_closing_ends_the_looking_up(store: SqliteStore, disk: Any, clock: ManualClock) -> None:
     disk.commits, disk.unreachable = ["lost"], True
     commit = asyncio.ensure_future(store.commit([changing(task("a"))]))

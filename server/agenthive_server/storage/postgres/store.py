@@ -118,7 +118,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Finish what was handed in, leave the replicas and say goodbye."""
-        self._closing.set()
+        self.give_up()
         for link in (self._writing, self._readers, self._keeper):
             await link.stop()
         await self.tenure.end()
@@ -244,6 +244,15 @@ class PostgresStore:
     def writable(self) -> str:
         """Empty while commits succeed, else why the last one did not."""
         return self.tenure.lost or self._writer.trouble
+
+    @property
+    def in_doubt(self) -> str:
+        """Why it is not known what became of the commit under way, and still looked up; empty otherwise."""
+        return self._writer.in_doubt
+
+    def give_up(self) -> None:
+        """Look up commits in doubt once and no longer: who waits for one hears `OutcomeUnknown`. Before closing."""
+        self._closing.set()
 
     @property
     def free_bytes(self) -> int | None:

@@ -80,6 +80,11 @@ class Writer:
         """Why the last commit failed, or is not finished; empty when it went well."""
         return self._doubt.trouble or self._trouble
 
+    @property
+    def in_doubt(self) -> str:
+        """Why it is not known what became of the commit under way; empty otherwise."""
+        return self._doubt.trouble
+
     async def commit(self, group: Sequence[ChangeSet]) -> list[Outcome]:
         """Write a group and return its outcomes; it is finished whoever stops waiting.
 

@@ -64,6 +64,17 @@ async def test_a_store_that_is_closed_in_doubt_says_so(distant: PostgresStore, n
         await commit
 
 
+async def test_giving_up_ends_the_looking_up(distant: PostgresStore, network: Any) -> None:
+    await distant.commit([changing(task("before"))])
+    network.commits, network.down = ["unanswered"], True
+    commit = asyncio.create_task(distant.commit([changing(task("a"))]))
+    await eventually(lambda: distant.in_doubt != "")
+    distant.give_up()
+    with pytest.raises(OutcomeUnknown):
+        await commit
+    assert distant.in_doubt == ""
+
+
 async def test_nobody_is_answered_while_the_database_cannot_be_asked(distant: PostgresStore, network: Any) -> None:
     await distant.commit([changing(task("before"))])
     network.commits, network.down = ["unanswered"], True
