@@ -24,6 +24,7 @@ from agenthive_server.testing.followers import Follower
 from agenthive_server.testing.harness import ServerProcess, free_port, open_process, open_worker
 from agenthive_server.testing.history import difference, facts, fold, read_log
 from agenthive_server.testing.postgres import PostgresServer, open_postgres
+from agenthive_server.testing.proxy import open_proxy
 from agenthive_server.testing.waiting import eventually
 
 _PLACES = itertools.count()
@@ -143,6 +144,30 @@ async def test_an_outage_of_the_database_is_told_and_costs_nothing_but_time(
         done = await client.wait_task(task.task_id, timeout=20)
         assert (done.state, done.attempt) == (task_pb2.TASK_STATE_SUCCEEDED, 1)
         fold(await read_log(client))
+
+
+async def test_a_server_whose_database_is_lost_at_a_commit_refuses_what_comes_and_can_be_stopped(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    async with open_proxy(f"127.0.0.1:{postgres.port}") as proxy, contextlib.AsyncExitStack() as stack:
+        url = postgres.url(f"hive{next(_PLACES)}", port=proxy.port)
+        server = ServerProcess(tmp_path / "data", settings={**SETTINGS, "server.store": url})
+        await server.start()
+        stack.push_async_callback(server.kill)
+        client = await stack.enter_async_context(Client(server.target))
+        await client.delegate("any", task_id="before")
+        proxy.cut_at = b"COMMIT"
+        # Its session is what is not known to be committed, and nobody cancels that.
+        joining = asyncio.create_task(worker(server.target, "late").run())
+        stack.callback(joining.cancel)
+
+        async def refused() -> bool:
+            with pytest.raises(HiveError) as caught:
+                await client.delegate("any", task_id="refused", timeout=2)
+            return isinstance(caught.value, Unavailable)
+
+        await eventually(refused)
+        assert await server.stop() == 0, server.log()
 
 
 async def _running(client: Client, task_id: str) -> bool:

@@ -26,6 +26,8 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._refusing = False
+        # What is not passed on any more, and all is cut instead; empty: nothing of the kind.
+        self.cut_at = b""
         self.connections = 0
         self.port = 0
 
@@ -93,6 +95,9 @@ class Proxy:
             with contextlib.suppress(ConnectionError, OSError):
                 while block := await source.read(65_536):
                     await self._open.wait()
+                    if self.cut_at and self.cut_at in block:
+                        self.cut()
+                        return
                     sink.write(block)
                     await sink.drain()
         finally:
