@@ -159,7 +159,12 @@ async def test_a_server_whose_database_is_lost_at_a_commit_refuses_what_comes_an
         proxy.cut_at = b"COMMIT"
         # Its session is what is not known to be committed, and nobody cancels that.
         joining = asyncio.create_task(worker(server.target, "late").run())
-        stack.callback(joining.cancel)
+
+        async def leave() -> None:
+            joining.cancel()
+            await asyncio.wait((joining,))
+
+        stack.push_async_callback(leave)
 
         async def refused() -> bool:
             with pytest.raises(HiveError) as caught:
