@@ -80,6 +80,8 @@ def guard_hooks(hooks: Sequence[Hooked[P]]) -> Callable[[P], None]:
                     act.seconds += took
                     if took > longest:
                         cell.overran(act, took)
+                        # To tell of it takes time, too, which is not the next one's.
+                        began = now()
         finally:
             running.act = outer
 

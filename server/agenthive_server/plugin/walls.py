@@ -85,6 +85,8 @@ class Wall:
                     act.seconds += took
                     if took > longest:
                         cell.overran(act, took)
+                        # To tell of it takes time, too, which is not the next one's.
+                        began = now()
                 if waits is not None:
                     return self._enter_later(call, act, waits, acts)
         except BaseException:
@@ -134,6 +136,8 @@ class Wall:
                     act.seconds += took
                     if took > longest:
                         cell.overran(act, took)
+                        # To tell of it takes time, too, which is not the next one's.
+                        began = now()
                 if waits is not None:
                     return self._leave_later(call, outcome, act, waits, acts)
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import Any
 
 import pytest
@@ -54,6 +55,15 @@ def test_what_a_hook_amends_and_writes_is_taken_when_it_returns() -> None:
 
     guard_hooks([Hooked(hook, cell.act("HOOK", "before_delegate"), AMENDABLE)])(task)
     assert (task.spec.priority, rows.values) == (1, {("p", "k"): b"v"})
+
+
+def test_the_time_it_takes_to_tell_of_a_slow_hook_is_not_the_next_one_s() -> None:
+    cells = [new_cell()[0] for _ in range(2)]
+    acts = [cell.act("HOOK", "before_delegate") for cell in cells]
+    cells[0].trouble = lambda *_: time.sleep(0.06)
+    slow, quick = Hooked[Delegating](lambda _: time.sleep(0.06), acts[0]), Hooked[Delegating](lambda _: None, acts[1])
+    guard_hooks([slow, quick])(delegating())
+    assert [act.failures for act in acts] == [1, 0]
 
 
 @pytest.mark.parametrize("error", [ValueError(), SystemExit(1)])

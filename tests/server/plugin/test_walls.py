@@ -274,11 +274,33 @@ async def test_a_cancellation_on_the_way_out_goes_on_when_all_have_been_left() -
     assert [cell.in_flight for cell in cells] == [0, 0, 0]
 
 
-def test_time_and_failures_are_those_of_whose_they_are() -> None:
-    class Dawdles(Scripted):
-        def before(self, call: Call) -> None:
-            time.sleep(0.06)
+class Dawdles(Scripted):
+    """Holds everything up on the way in."""
 
+    def before(self, call: Call) -> None:
+        time.sleep(0.06)
+
+
+class DawdlesLater(Scripted):
+    """Holds everything up on the way out."""
+
+    def after(self, call: Call, outcome: Outcome) -> None:
+        time.sleep(0.06)
+
+
+@pytest.mark.parametrize(("kinds", "slow"), [((Dawdles, Scripted), 0), ((Scripted, DawdlesLater), 1)])
+def test_the_time_it_takes_to_tell_of_a_slow_one_is_not_the_next_one_s(
+    kinds: tuple[type[Scripted], ...], slow: int
+) -> None:
+    wall, cells, acts = wall_of(*(kind() for kind in kinds))
+    cells[slow].trouble = lambda *_: time.sleep(0.06)
+    call = new_call()
+    wall.before(call)
+    wall.after(call, OK)
+    assert [act.failures for act in acts] == [int(number == slow) for number in range(2)]
+
+
+def test_time_and_failures_are_those_of_whose_they_are() -> None:
     scripted = [Scripted(), Dawdles(), Scripted(ValueError()), Scripted()]
     wall, cells, acts = wall_of(*scripted)
     call = new_call()
