@@ -592,7 +592,8 @@ async def test_a_slot_whose_lease_did_not_end_after_all_is_not_given_away(
     # Where as many slots are free as a wave may take, it rests on no such end.
     assert await assigning is given
     stored = await two.store.get(Kind.TASK, [("default", "next"), ("default", "held")])
-    assert [bool(record.lease) for record in stored if isinstance(record, Task)] == [given, True]
+    following, still_held = [record.lease for record in stored if isinstance(record, Task)]
+    assert (following is not None, still_held) == (given, lease)
 
 
 # Any order -----------------------------------------------------------------------------------------------------------

@@ -110,6 +110,13 @@ async def test_a_drain_goes_step_by_step(edge: Edge) -> None:
     assert steps == ["waits", "sessions", "doubts"]
 
 
+async def drained(
+    edge: Edge, hurry: asyncio.Event, *, delay: float, grace: float, give_up: Callable[[], None] = lambda: None
+) -> None:
+    clock = ManualClock()
+    await drain(edge.server, edge.board, clock, delay=delay, grace=grace, end_streams=(), give_up=give_up, hurry=hurry)
+
+
 class InDoubt(Methods):
     """Waits for what became of a commit, whoever goes away meanwhile."""
 
@@ -129,16 +136,7 @@ async def test_who_waits_for_a_database_that_is_away_is_waited_for_no_longer_tha
     in_flight = asyncio.ensure_future(edge.orchestrator.GetTask(pb.GetTaskRequest()))
     await methods.entered.wait()
     async with asyncio.timeout(20):
-        await drain(
-            edge.server,
-            edge.board,
-            ManualClock(),
-            delay=0.0,
-            grace=0.1,
-            end_streams=(),
-            give_up=methods.may_end.set,
-            hurry=asyncio.Event(),
-        )
+        await drained(edge, asyncio.Event(), delay=0.0, grace=0.1, give_up=methods.may_end.set)
     with pytest.raises(grpc.aio.AioRpcError):
         await in_flight
 
@@ -148,18 +146,7 @@ async def test_a_second_signal_skips_to_the_end(edge: Edge) -> None:
     edge.serve(SERVICE, methods)
     in_flight = asyncio.ensure_future(edge.orchestrator.GetTask(pb.GetTaskRequest()))
     await methods.entered.wait()
-    draining = asyncio.create_task(
-        drain(
-            edge.server,
-            edge.board,
-            ManualClock(),
-            delay=5.0,
-            grace=600.0,
-            end_streams=(),
-            give_up=lambda: None,
-            hurry=hurry,
-        )
-    )
+    draining = asyncio.create_task(drained(edge, hurry, delay=5.0, grace=600.0))
     await asyncio.sleep(0)
     hurry.set()
     await draining

@@ -22,7 +22,6 @@ MAX_LEASES: Final = 10_000
 MAX_SECRET: Final = 4_096
 _MAX_EPOCH: Final = 2**62
 _is_id: Final = validate.ID.fullmatch
-_EVER: Final = 365 * 86_400.0
 
 _REPORTED: Final = {
     agent_pb2.AGENT_STATE_IDLE: "READY",
