@@ -44,8 +44,7 @@ def guard_hooks(hooks: Sequence[Hooked[P]]) -> Callable[[P], None]:
     It raises vetoes, `NotLoaded`, and what refuses where failure means CLOSED. What a hook did before it failed is
     taken back.
     """
-    first = hooks[0].act.cell
-    running, longest, now = first.running, first.bounds.inline, perf_counter
+    running, longest, now = hooks[0].act.cell.running, hooks[0].act.cell.bounds.inline, perf_counter
     acts = tuple((each.act, each.act.cell, each.hook, each.turn) for each in hooks)
 
     def guarded(proposal: P) -> None:
